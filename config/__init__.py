@@ -1,0 +1,1 @@
+"""Configuration: what an operator writes, read once and validated; the audio contract; logging."""

@@ -1,0 +1,1 @@
+"""The Moshi runtime: codec, language model, engine and worker. Needs torch, and nothing of the telephone."""
