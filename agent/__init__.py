@@ -1,0 +1,1 @@
+"""The conversation: sessions, routing, records, the gateway process and the command line."""

@@ -1,0 +1,118 @@
+"""The models that agents speak with, as the gateway sees them: workers, their free slots, and leases on them."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Final
+
+import structlog
+
+from model_runtime.errors import ModelError, NoFreeSlot
+from model_runtime.worker.client import ModelSession, open_session, probe
+from model_runtime.worker.protocol import Frame, Open
+
+log = structlog.get_logger(__name__)
+
+_PROBE_EVERY_S: Final = 1.0
+_PROBE_EVERY_STARTING_S: Final = 0.1
+_OPEN_WITHIN_S: Final = 3.0
+
+
+class _Worker:
+    """What is known of one worker."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.healthy = False
+        self.slots = 0
+        self.leased = 0
+        self.used_by_others = 0
+
+    @property
+    def free(self) -> int:
+        return self.slots - self.leased - self.used_by_others if self.healthy else 0
+
+
+class Lease:
+    """The right to one slot of a model, from a call's admission to its end."""
+
+    def __init__(self, model: "ServedModel", worker: _Worker) -> None:
+        self._model = model
+        self._worker: _Worker | None = worker
+        worker.leased += 1
+
+    def open(self, request: Open, on_frame: Callable[[Frame], None]) -> AbstractAsyncContextManager[ModelSession]:
+        """Open a model session on the leased slot; enter the result. Raises ``NoFreeSlot``, ``ModelLost``."""
+        assert self._worker is not None, "the lease was released"
+        return open_session(self._worker.url, request, on_frame=on_frame, timeout_s=_OPEN_WITHIN_S)
+
+    def renew(self) -> None:
+        """After a loss: move to the freest healthy worker, or stay where it is if there is none."""
+        if (better := self._model.freest()) is not None and self._worker is not None:
+            self._worker.leased -= 1
+            self._worker = better
+            better.leased += 1
+
+    def release(self) -> None:
+        """Give the slot back; idempotent."""
+        if self._worker is not None:
+            self._worker.leased -= 1
+            self._worker = None
+
+
+class ServedModel:
+    """One model of the configuration and the workers that serve it."""
+
+    def __init__(self, name: str, urls: list[str]) -> None:
+        self.name = name
+        self._workers = [_Worker(url) for url in urls]
+        self.was_up = False
+        """Whether a worker has ever reported itself healthy."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether a worker can take sessions now."""
+        return any(worker.healthy for worker in self._workers)
+
+    @property
+    def free_slots(self) -> int:
+        """Slots that a new call could have now."""
+        return sum(max(0, worker.free) for worker in self._workers)
+
+    def lease(self) -> Lease:
+        """Take a slot; raises ``NoFreeSlot``."""
+        worker = self.freest()
+        if worker is None:
+            raise NoFreeSlot(f"model {self.name}: no free slot")
+        return Lease(self, worker)
+
+    def freest(self) -> _Worker | None:
+        """The healthy worker with the most free slots, if any has one."""
+        worker = max(self._workers, key=lambda each: each.free)
+        return worker if worker.free > 0 else None
+
+    async def watch(self) -> None:
+        """Ask every worker for its health, again and again, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for worker in self._workers:
+                tasks.create_task(self._watch(worker), name=f"watch {worker.url}")
+
+    async def _watch(self, worker: _Worker) -> None:
+        while True:
+            leased = worker.leased
+            try:
+                async with asyncio.timeout(_OPEN_WITHIN_S):
+                    health = await probe(worker.url)
+            except (ModelError, OSError, TimeoutError) as error:
+                self._set_health(worker, healthy=False, why=str(error) or type(error).__name__)
+            else:
+                worker.slots = health.slots
+                worker.used_by_others = max(0, health.slots - health.free - max(leased, worker.leased))
+                self._set_health(worker, healthy=health.status == "ok", why=health.status)
+            await asyncio.sleep(_PROBE_EVERY_S if worker.healthy else _PROBE_EVERY_STARTING_S)
+
+    def _set_health(self, worker: _Worker, *, healthy: bool, why: str) -> None:
+        if healthy != worker.healthy:
+            log.info("model_worker.health", model=self.name, url=worker.url, healthy=healthy, why=why)
+        worker.healthy = healthy
+        self.was_up |= healthy
