@@ -1,0 +1,147 @@
+"""The ``denwa`` command. Exit codes: 0 done, 1 failed, 2 bad usage or configuration."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from config.errors import ConfigError
+from config.load import default_path, load
+
+DONE: Final = 0
+FAILED: Final = 1
+BAD_USAGE: Final = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return BAD_USAGE
+    except OSError as error:
+        print(f"denwa: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return FAILED
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    settings = load(arguments.config)
+    import uvloop
+
+    from agent.gateway import Gateway
+    from config.logs import configure
+
+    configure(settings.observability.log_level)
+
+    async def serve() -> None:
+        await Gateway(settings, arguments.config).run()
+
+    uvloop.run(serve())
+    return DONE
+
+
+def _worker(arguments: argparse.Namespace) -> int:
+    settings = load(arguments.config)
+    model = settings.models.get(arguments.model)
+    if model is None:
+        known = ", ".join(sorted(settings.models))
+        print(f"{arguments.config}: models: there is no {arguments.model!r}; there are: {known}", file=sys.stderr)
+        return BAD_USAGE
+    from config.logs import configure
+    from model_runtime.errors import ModelError
+    from model_runtime.worker.serve import serve_worker
+
+    configure(settings.observability.log_level)
+    try:
+        serve_worker(arguments.model, model, listen=arguments.listen, fd=arguments.fd, dump=arguments.dump)
+    except ModelError as error:
+        print(f"denwa worker: {error}", file=sys.stderr)
+        return FAILED
+    return DONE
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from agent import check
+
+    if arguments.schema:
+        text, code = check.schema(arguments.schema)
+    elif arguments.explain:
+        text, code = check.explain(
+            arguments.file, arguments.explain, caller=arguments.caller, source=arguments.source
+        )
+    else:
+        text, code = check.check(arguments.file)
+    print(text, file=sys.stderr if code else sys.stdout)
+    return code
+
+
+def _call(arguments: argparse.Namespace) -> int:
+    from telephony.errors import TelephonyError
+    from telephony.sip.caller import place_call
+
+    try:
+        report = place_call(
+            arguments.uri,
+            play=arguments.play,
+            record=arguments.record,
+            seconds=arguments.seconds,
+            codec=arguments.codec,
+        )
+    except TelephonyError as error:
+        print(f"denwa call: {error}", file=sys.stderr)
+        return FAILED
+    print(report)
+    return DONE
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT, e.g. 127.0.0.1:9000")
+    return host.strip("[]"), int(port)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="denwa", description="Answers phone lines with a full-duplex speech model.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: object, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        return added
+
+    serve = command("serve", _serve, "serve SIP until SIGTERM")
+    worker = command("worker", _worker, "serve one model of the configuration over WebSocket")
+    for each in (serve, worker):
+        each.add_argument("--config", type=Path, default=default_path(), metavar="FILE", help="default: %(default)s")
+    worker.add_argument("--model", required=True, metavar="NAME", help="a name under models: in the configuration")
+    where = worker.add_mutually_exclusive_group()
+    where.add_argument("--listen", type=_address, metavar="HOST:PORT", help="default: 127.0.0.1:8998")
+    where.add_argument("--fd", type=int, metavar="N", help="an inherited listening socket")
+    worker.add_argument("--dump", type=Path, metavar="DIR", help="write every session's frames there, to replay them")
+
+    check = command("check", _check, "check a configuration; explain which agent answers; write the JSON Schema")
+    check.add_argument("file", type=Path, nargs="?", default=default_path(), metavar="FILE", help="default: %(default)s")
+    check.add_argument("--explain", metavar="SIP-URI", help="say which agent would answer this called number, and why")
+    check.add_argument("--from", dest="caller", metavar="SIP-URI", help="with --explain: the caller")
+    check.add_argument("--source", metavar="ADDRESS", help="with --explain: the address the call comes from")
+    check.add_argument(
+        "--schema", nargs="?", const="denwa", choices=("denwa", "agent"), help="print the JSON Schema of such a file"
+    )
+
+    call = command("call", _call, "call a number and report on the line")
+    call.add_argument("uri", metavar="SIP-URI")
+    call.add_argument("--play", type=Path, metavar="WAV", help="what to say; default: silence")
+    call.add_argument("--record", type=Path, metavar="WAV", help="where to write what is heard")
+    call.add_argument("--seconds", type=float, default=10.0, metavar="N", help="how long; default: %(default)s")
+    call.add_argument("--codec", choices=("PCMU", "PCMA", "G722"), help="the only codec to offer; default: all")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
