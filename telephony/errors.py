@@ -2,10 +2,12 @@
 
     TelephonyError
     ├── RemoteError            the peer's fault
-    │   └── SipParseError      not a SIP message (carries the status to answer with, where one can be)
+    │   ├── SipParseError      not a SIP message (carries the status to answer with, where one can be)
+    │   └── CallFailed         a call placed with ``denwa call`` was not answered
     └── LocalError             ours
         ├── NoFreeLine         every line is taken
-        └── LineWorkerLost     a line worker died or does not start
+        ├── LineWorkerLost     a line worker died or does not start
+        └── ChannelError       what a line worker sent is no message
 """
 
 
@@ -35,3 +37,15 @@ class NoFreeLine(LocalError):
 
 class LineWorkerLost(LocalError):
     """A line worker died or does not start."""
+
+
+class ChannelError(LocalError):
+    """What came through a line worker's channel is no message."""
+
+
+class CallFailed(RemoteError):
+    """A call placed with ``denwa call`` was not answered (carries the SIP status, 0 where none came)."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
