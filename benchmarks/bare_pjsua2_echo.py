@@ -77,7 +77,8 @@ class EchoCall(pj.Call):
 
     def onCallMediaState(self, prm: pj.OnCallMediaStateParam) -> None:
         """Connect both ports once audio is up."""
-        for index, media in enumerate(self.getInfo().media):
+        info = self.getInfo()  # owns its media: a reference must outlive the loop
+        for index, media in enumerate(info.media):
             if media.type != pj.PJMEDIA_TYPE_AUDIO or media.status != pj.PJSUA_CALL_MEDIA_ACTIVE or self.ports:
                 continue
             fifo: deque[bytes] = deque()

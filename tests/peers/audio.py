@@ -73,7 +73,7 @@ def read_wav(path: Path) -> tuple[Samples, int]:
 def level(samples: Samples | Signal) -> float:
     """Level in dBFS."""
     power = float(np.mean(np.square(samples.astype(np.float64)))) if samples.size else 0.0
-    return 10 * np.log10(2 * power / FULL_SCALE**2 + 1e-12)
+    return float(10 * np.log10(2 * power / FULL_SCALE**2 + 1e-12))
 
 
 def longest_sound(samples: Samples, rate: int, threshold: float = -45.0) -> Samples:
@@ -100,6 +100,8 @@ class ToneFit:
 
 def fit_tone(samples: Samples, rate: int, frequency: float) -> ToneFit:
     """Fit a sine near ``frequency`` Hz by least squares (IEEE 1057, four parameters) and measure what is left."""
+    if samples.size < rate // 10:
+        raise ValueError(f"{samples.size} samples are too few to measure a tone")
     x = samples.astype(np.float64)
     t = (np.arange(x.size) - x.size / 2) / rate
     omega = 2 * np.pi * frequency
@@ -117,7 +119,7 @@ def fit_tone(samples: Samples, rate: int, frequency: float) -> ToneFit:
     rest = x - fitted
     rest -= rest.mean()
     snr = 10 * np.log10(np.mean(fitted**2) / (np.mean(rest**2) + 1e-12))
-    return ToneFit(omega / (2 * np.pi), level(fitted), float(snr))
+    return ToneFit(omega / (2 * np.pi), float(level(fitted)), float(snr))
 
 
 def lag(reference: Samples | Signal, recorded: Samples | Signal) -> int:
