@@ -1,0 +1,1 @@
+"""Model files that ship with Denwa; see README.md here for how they were made."""

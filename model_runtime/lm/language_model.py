@@ -1,0 +1,98 @@
+"""The language model: a temporal step per frame, then the depth steps within it. Runs on the engine thread.
+
+Parameter names are those of the published checkpoints, hence the flat ``depformer_*`` and ``linears``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model_runtime.checkpoint.config import LanguageModelConfig
+from model_runtime.lm.depth import DepthCache, DepthTransformer
+from model_runtime.transformer import RMSNorm, Transformer, TransformerState
+
+Choose = Callable[[int, Tensor], Tensor]
+"""Picks the code ``[N]`` of depth step k from its logits ``[N, card]`` float32."""
+
+
+@dataclass
+class LanguageModelState:
+    """What the temporal transformer remembers of each slot."""
+
+    transformer: TransformerState
+
+
+class LanguageModel(nn.Module):
+    """Text and own audio codes of the next frame, from all streams so far."""
+
+    def __init__(self, config: LanguageModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, depth, steps = config.dim, config.depformer_dim, config.dep_q
+        self.text_emb = nn.Embedding(config.text_card + 1, dim)
+        self.emb = nn.ModuleList(nn.Embedding(config.card + 1, dim) for _ in range(config.n_q))
+        self.transformer = Transformer(config.temporal)
+        self.out_norm = RMSNorm(dim)
+        self.text_linear = nn.Linear(dim, config.text_card, bias=False)
+        self.depformer_in = nn.ModuleList(nn.Linear(dim, depth, bias=False) for _ in range(steps))
+        self.depformer_text_emb = nn.Embedding(config.text_card + 1, depth)
+        self.depformer_emb = nn.ModuleList(nn.Embedding(config.card + 1, depth) for _ in range(steps - 1))
+        self.depformer = DepthTransformer(config.depth, steps)
+        self.linears = nn.ModuleList(nn.Linear(depth, config.card, bias=False) for _ in range(steps))
+
+    def new_state(self, slots: int) -> LanguageModelState:
+        """Fresh state for so many slots."""
+        return LanguageModelState(self.transformer.new_state(slots))
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole sequences: hidden ``[B, T, dim]`` and text logits ``[B, T, text_card]`` of inputs ``[B, K, T]``.
+
+        The inputs are columns of the token grid: delays and initial tokens are already in them.
+        """
+        assert tokens.dim() == 3 and tokens.shape[1] == self.config.streams, tokens.shape
+        return self._heads(self.transformer(self._embed(tokens)))
+
+    def step(self, tokens: Tensor, state: LanguageModelState, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden ``[B, dim]`` and text logits ``[B, text_card]`` float32 of one grid column ``tokens [B, K]``.
+
+        The state of slots outside ``mask [B]`` stays as it is, and their output means nothing.
+        """
+        assert tokens.shape[1:] == (self.config.streams,), tokens.shape
+        hidden, logits = self._heads(self.transformer(self._embed(tokens[..., None]), state.transformer, mask))
+        return hidden[:, 0], logits[:, 0].float()
+
+    def generate_codes(self, hidden: Tensor, text: Tensor, choose: Choose) -> Tensor:
+        """The codes ``[N, dep_q]`` that ``choose`` picks one after the other, given ``hidden [N, dim]`` and ``text [N]``."""
+        cache = self.depformer.new_cache(hidden.shape[0])
+        codes: list[Tensor] = []
+        for k in range(self.config.dep_q):
+            logits = self._depth_logits(k, hidden, codes[-1] if codes else text, cache)
+            codes.append(choose(k, logits.float()))
+        return torch.stack(codes, dim=1)
+
+    def depth_logits(self, hidden: Tensor, text: Tensor, codes: Tensor) -> Tensor:
+        """Teacher-forced logits ``[N, dep_q, card]`` for ``hidden [N, dim]``, ``text [N]`` and ``codes [N, dep_q]``."""
+        cache = self.depformer.new_cache(hidden.shape[0])
+        given = [text, *codes.unbind(1)[:-1]]
+        return torch.stack([self._depth_logits(k, hidden, token, cache) for k, token in enumerate(given)], dim=1)
+
+    def _depth_logits(self, k: int, hidden: Tensor, previous: Tensor, cache: DepthCache) -> Tensor:
+        embedding = self.depformer_emb[k - 1] if k else self.depformer_text_emb
+        out = self.depformer(self.depformer_in[k](hidden) + embedding(previous), cache, k)
+        logits: Tensor = self.linears[k](out)
+        return logits
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        """The sum of all streams' embeddings ``[B, T, dim]`` of ``tokens [B, K, T]``; negative tokens add nothing."""
+        present = tokens >= 0
+        text, *audio = tokens.clamp(min=0).unbind(1)
+        streams = [self.text_emb(text), *(table(row) for table, row in zip(self.emb, audio, strict=True))]
+        stacked = torch.stack(streams, dim=1)  # [B, K, T, dim]
+        return (stacked * present[..., None].to(stacked.dtype)).sum(1)
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden: Tensor = self.out_norm(x)
+        return hidden, F.linear(hidden, self.text_linear.weight)

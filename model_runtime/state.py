@@ -1,0 +1,35 @@
+"""Per-slot streaming state: what every streaming module of the runtime agrees on. Runs on the engine thread.
+
+A state is a dataclass of tensors, lists and further states. Dimension 0 of every tensor is the slot, and all zeros
+mean "fresh", so resetting a slot is zeroing its rows. Buffers are allocated once and only ever written in place, so
+that a captured graph keeps seeing them. Execution masks are ``bool [B]``: rows where it is False stay as they are.
+"""
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+
+import torch
+from torch import Tensor
+
+
+def slot_tensors(state: object) -> Iterator[Tensor]:
+    """Every tensor of a state, depth first."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, list):
+        for item in state:
+            yield from slot_tensors(item)
+    elif is_dataclass(state):
+        for each in fields(state):
+            yield from slot_tensors(getattr(state, each.name))
+
+
+def reset_slot(state: object, slot: int) -> None:
+    """Make one slot fresh; the caller before leaves nothing behind."""
+    for tensor in slot_tensors(state):
+        tensor[slot].zero_()
+
+
+def write_where(buffer: Tensor, new: Tensor, mask: Tensor) -> None:
+    """Overwrite the rows of ``buffer [B, ...]`` where ``mask [B]`` holds."""
+    buffer.copy_(torch.where(mask.view(-1, *(1,) * (buffer.dim() - 1)), new, buffer))
