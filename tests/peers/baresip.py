@@ -126,7 +126,7 @@ class Baresip:
         return samples
 
     def log(self) -> str:
-        """baresip's output so far."""
+        """Baresip's output so far."""
         return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", self._log.read_text(errors="replace"))
 
     async def _next(self, what: str) -> dict[str, Any]:
