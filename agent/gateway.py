@@ -29,7 +29,8 @@ from telephony.sip.admission import Refused
 from telephony.sip.call import SipCall
 from telephony.sip.edge import Edge
 from telephony.sip.invitation import Invitation
-from telephony.sip.pool import Line, LinePool
+from telephony.sip.line_worker import Line
+from telephony.sip.pool import LinePool
 
 log = structlog.get_logger(__name__)
 
@@ -40,8 +41,9 @@ _HANGUP_WITHIN_S: Final = 4.0
 class _Admitted:
     """What an INVITE holds from its admission on: a line, a model's slot, and who will answer."""
 
-    def __init__(self, agent: str, line: Line, lease: Lease) -> None:
+    def __init__(self, agent: str, trunk: str | None, line: Line, lease: Lease) -> None:
         self.agent = agent
+        self.trunk = trunk
         self.lease = lease
         self._line = line
         self.sip_address = line.sip_address
@@ -129,15 +131,16 @@ class Gateway:
         except BaseException:
             lease.release()
             raise
-        admitted = self._admitted[invitation.sip_call_id] = _Admitted(decision.agent, line, lease)
+        admitted = self._admitted[invitation.sip_call_id] = _Admitted(decision.agent, trunk, line, lease)
         return admitted
 
     def _on_call(self, call: SipCall) -> None:
         """A line worker has the INVITE: let a session live its life."""
-        admitted = self._admitted.pop(call.sip_call_id, None)
+        admitted = self._admitted.pop(call.invitation.sip_call_id, None)
         if admitted is None:
             call.hangup(EndCause.server_error("never admitted"))
             return
+        call.trunk = admitted.trunk
         self._calls[call.id] = call
         self._sessions.create_task(self._converse(call, admitted), name=f"call {call.id}")
 
@@ -150,7 +153,7 @@ class Gateway:
         log.info(
             "call.started",
             **{"agent": admitted.agent, "caller": call.caller, "called": call.called, "trunk": call.trunk},
-            **{"sip_call_id": call.sip_call_id, "seed": seed},
+            **{"sip_call_id": call.invitation.sip_call_id, "seed": seed},
         )
         self._metrics.calls_active.inc()
         session = Session(
