@@ -1,81 +1,145 @@
-"""The shape of denwa.yaml and agents/*.yaml. Units stand in the names; unknown keys are refused."""
+"""The shape of denwa.yaml and agents/*.yaml. Units stand in the names; unknown keys are refused.
+
+Immutable values, made once by config/load.py; each part of Denwa is handed its own section.
+"""
 
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from config.addresses import check_http_listen, check_ip, check_listen, check_worker_url, parse_network
 
 Codec = Literal["PCMU", "PCMA", "G722"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""The name of a model, an agent or a trunk: it stands in logs, metrics and file names."""
+
+IpAddress = Annotated[str, AfterValidator(check_ip)]
+ListenAddress = Annotated[str, AfterValidator(check_listen)]
+HttpAddress = Annotated[str, AfterValidator(check_http_listen)]
+WorkerUrl = Annotated[str, AfterValidator(check_worker_url)]
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(parse_network)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_absent(cls, data: Any) -> Any:
+        """A key written without a value counts as not written, unless "no value" is a choice of that key."""
+        if not isinstance(data, dict):
+            return data
+        fields = cls.model_fields
+        return {
+            key: value
+            for key, value in data.items()
+            if value is not None or key not in fields or type(None) in get_args(fields[key].annotation)
+        }
 
 
 class PortRange(_Section):
-    """UDP ports for RTP and RTCP: two per call."""
+    """UDP ports for RTP and RTCP: each call takes an even port and the next odd one."""
 
     first: int = Field(10_000, ge=1024, le=65_534)
+    """The lowest port; even."""
     last: int = Field(19_999, ge=1025, le=65_535)
+    """The highest port. Denwa wants four ports for each of ``sip.max_calls``."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.first % 2:
+            raise ValueError(f"first must be even (RTP on the even port, RTCP on the next), e.g. {self.first + 1}")
+        if self.last <= self.first:
+            raise ValueError(f"last must be above first; got {self.first} to {self.last}")
+        return self
 
 
 class SipRateLimit(_Section):
     """A token bucket per source address for INVITE and other requests out of dialog."""
 
     per_s: float = Field(20.0, gt=0)
+    """Requests per second from one address in the long run."""
     burst: int = Field(40, ge=1)
+    """Requests that one address may send at once."""
 
 
 class SipSettings(_Section):
     """The SIP edge and its line workers."""
 
-    listen: list[str] = ["udp:0.0.0.0:5060", "tcp:0.0.0.0:5060"]
-    external_address: str | None = None
+    listen: list[ListenAddress] = Field(["udp:0.0.0.0:5060", "tcp:0.0.0.0:5060"], min_length=1)
+    """Where SIP is heard: ``udp:ADDRESS:PORT`` or ``tcp:ADDRESS:PORT``."""
+    external_address: IpAddress | None = None
     """The address peers are told in Via, Contact, Record-Route and SDP; default: the local address facing the peer."""
-    allow: list[IPv4Network | IPv6Network] = [
+    allow: list[Network] = [
         IPv4Network("127.0.0.0/8"),
         IPv4Network("10.0.0.0/8"),
         IPv4Network("172.16.0.0/12"),
         IPv4Network("192.168.0.0/16"),
     ]
+    """Networks that may call; the addresses of trunks are allowed as well. Anyone else is refused."""
     max_calls: int = Field(12, ge=1, le=10_000)
+    """Calls at a time in total; the next one gets 503 with Retry-After."""
     max_calls_per_source: int | None = Field(None, ge=1)
+    """Calls at a time from one address; default: no limit but ``max_calls``."""
     rate_limit: SipRateLimit = SipRateLimit()
+    """How fast one address may send requests."""
     retry_after_s: int = Field(5, ge=1)
+    """What a refused caller is told to wait before the next try."""
     codecs: list[Codec] = Field(["PCMU", "PCMA", "G722"], min_length=1)
+    """Accepted audio encodings, the most wanted first."""
     rtp_ports: PortRange = PortRange()
-    rtp_address: str = "0.0.0.0"
+    """UDP ports for the calls' audio; open them in the firewall."""
+    rtp_address: IpAddress = "0.0.0.0"
+    """The local address on which audio is received; 0.0.0.0 for every one."""
     ring_timeout_s: float = Field(180.0, gt=0)
     """Timer C (RFC 3261 section 16.6): an INVITE without a final answer ends after this."""
     drain_s: float = Field(30.0, ge=0)
     """After SIGTERM, how long running calls may go on before they get a BYE."""
     worker_user: str | None = "nobody"
-    """The user a line worker becomes when Denwa runs as root."""
+    """The user a line worker becomes when Denwa runs as root; empty: it stays root."""
 
 
 class ModelSettings(_Section):
     """One model, served by one or more model workers."""
 
     kind: Literal["echo", "moshi"]
+    """``moshi``: the speech model; ``echo``: the line test, the caller hears himself."""
     checkpoint: str | None = None
     """A checkpoint folder, or ``random:tiny`` for the tiny architecture with seeded random weights."""
-    device: str = "cpu"
+    device: str = Field("cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$")
+    """The torch device: ``cpu``, ``cuda`` or ``cuda:1``."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """The numeric type of the weights and of the computation."""
     slots: int = Field(4, ge=1, le=1024)
-    threads: int = Field(1, ge=1)
-    workers: list[str] = []
+    """Conversations that one worker holds at a time."""
+    threads: int = Field(1, ge=1, le=256)
+    """CPU threads of a worker's torch."""
+    workers: list[WorkerUrl] = []
     """``ws://host:port`` of running workers; empty: the gateway starts one itself."""
+
+    @model_validator(mode="after")
+    def _checkpoint_fits_kind(self) -> Self:
+        if self.kind == "moshi" and self.checkpoint is None:
+            raise ValueError("kind moshi needs a checkpoint: a folder, or random:tiny to try the line without one")
+        if self.kind == "echo" and self.checkpoint is not None:
+            raise ValueError("kind echo takes no checkpoint; leave the key out, or write kind: moshi")
+        return self
 
 
 class SamplingSettings(_Section):
     """How tokens are drawn (arXiv 2410.00037, appendix; the reference's defaults)."""
 
     audio_temperature: float = Field(0.8, ge=0)
+    """Spread of the spoken tokens; 0 takes the likeliest every time."""
     audio_top_k: int = Field(250, ge=1)
+    """How many of the likeliest spoken tokens are drawn from."""
     text_temperature: float = Field(0.7, ge=0)
+    """Spread of the text tokens; 0 takes the likeliest every time."""
     text_top_k: int = Field(25, ge=1)
-    seed: int | None = None
+    """How many of the likeliest text tokens are drawn from."""
+    seed: int | None = Field(None, ge=0, lt=2**63)
     """The same seed and the same caller's audio give the same conversation; default: a new one per call."""
 
 
@@ -83,49 +147,67 @@ class AgentConfig(_Section):
     """Who answers: agents/NAME.yaml."""
 
     model: str
+    """The name of a model in ``models``."""
     answer_after_s: float = Field(0.0, ge=0, le=120)
     """How long the caller hears ringing before the answer."""
     max_duration_s: float | None = Field(None, gt=0)
+    """The agent hangs up after this; default: never."""
     sampling: SamplingSettings = SamplingSettings()
+    """How the model draws its tokens."""
 
 
 class Route(_Section):
     """The first route whose every given condition holds names the agent. ``*`` and ``?`` are wildcards."""
 
     agent: str
+    """The name of an agent."""
     called: str | None = None
+    """The number that was called: the user part of the request's SIP address."""
     caller: str | None = None
+    """The number of the caller: the user part of From."""
     trunk: str | None = None
+    """The name of the trunk on which the call comes in."""
 
 
 class Trunk(_Section):
     """A known peer, recognised by its source address."""
 
-    addresses: list[IPv4Network | IPv6Network] = Field(min_length=1)
+    addresses: list[Network] = Field(min_length=1)
+    """Addresses or networks from which the peer sends."""
     max_calls: int | None = Field(None, ge=1)
+    """Calls at a time on this trunk; default: no limit but ``sip.max_calls``."""
 
 
 class StorageSettings(_Section):
     """Where records of calls are kept."""
 
     transcripts: Path = Path("var/transcripts")
+    """The folder of the transcripts, one file per call; a relative path starts at the working directory."""
 
 
 class ObservabilitySettings(_Section):
     """Logs and the HTTP listener with /healthz and /metrics."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    http_listen: str = "127.0.0.1:8080"
+    """The least urgent log line that is written."""
+    http_listen: HttpAddress = "127.0.0.1:8080"
+    """``HOST:PORT`` of /healthz and /metrics."""
 
 
 class Settings(_Section):
     """denwa.yaml, with the agents beside it read in."""
 
     sip: SipSettings = SipSettings()
-    models: Annotated[dict[str, ModelSettings], Field(min_length=1)]
-    agents: dict[str, AgentConfig]
+    """The SIP edge and its line workers."""
+    models: Annotated[dict[Name, ModelSettings], Field(min_length=1)]
+    """The models, by name; an agent speaks through one of them."""
+    agents: Annotated[dict[Name, AgentConfig], Field(min_length=1)]
     """Read from agents/*.yaml beside the file; the file's stem is the name. May also stand in denwa.yaml itself."""
     routes: list[Route] = Field(min_length=1)
-    trunks: dict[str, Trunk] = {}
+    """Which agent answers: the first route whose every condition holds."""
+    trunks: dict[Name, Trunk] = {}
+    """Known peers, by name."""
     storage: StorageSettings = StorageSettings()
+    """Where records of calls are kept."""
     observability: ObservabilitySettings = ObservabilitySettings()
+    """Logs and the HTTP listener."""

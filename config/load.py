@@ -1,0 +1,118 @@
+"""Reads denwa.yaml and the agents beside it: the only reader of ``os.environ``.
+
+A configuration is read once, at the start of a process, before any event loop runs. Relative paths in it
+start at the working directory of the process, wherever the file lies.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from config.document import Document, Key, dotted, read_document
+from config.errors import ConfigError, Finding
+from config.references import reference_faults, unreached_routes
+from config.schema import Settings
+from config.wording import finding
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What reading a configuration gave: settings where it has no error, and every finding."""
+
+    settings: Settings | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings for which the configuration cannot be used."""
+        return tuple(found for found in self.findings if found.severity == "error")
+
+
+def default_path() -> Path:
+    """The configuration that comes with Denwa."""
+    return Path(__file__).parent / "defaults" / "denwa.yaml"
+
+
+def load(path: Path, env: Mapping[str, str] | None = None) -> Settings:
+    """Read a configuration, with ``env`` (default: the process's environment) for its references.
+
+    Raises ConfigError with every error in every file at once.
+    """
+    examined = examine(path, env)
+    if examined.settings is None:
+        raise ConfigError(examined.errors)
+    return examined.settings
+
+
+def examine(path: Path, env: Mapping[str, str] | None = None) -> Examined:
+    """Read a configuration and return all that is to be said about it; raises nothing."""
+    environment = os.environ if env is None else env
+    document = read_document(path, environment)
+    if document.data is None and not document.findings:
+        document.findings.append(Finding(document.file, 1, "", "is empty; begin with models: and routes:"))
+    elif document.data is not None and not isinstance(document.data, dict):
+        document.findings.append(Finding(document.file, 1, "", "must be a mapping, lines of 'key: value'"))
+    if not isinstance(document.data, dict):
+        return Examined(None, tuple(document.findings))
+    for agent in _agent_files(path):
+        _join(document, agent.stem, read_document(agent, environment))
+    return _validate(document)
+
+
+def _agent_files(path: Path) -> list[Path]:
+    """The files of the agents beside a configuration, by name."""
+    folder = path.parent / "agents"
+    return sorted(file for file in folder.glob("*.y*ml") if file.suffix in (".yaml", ".yml") and file.name[0] != ".")
+
+
+def _join(document: Document, name: str, agent: Document) -> None:
+    """Make the agent's values, places and findings part of the document's ``agents``."""
+    key: Key = ("agents", name)
+    for found in agent.findings:
+        full = ".".join(part for part in (dotted(key), found.key) if part)
+        document.findings.append(replace(found, key=full))
+    if document.data.get("agents") is None:
+        document.data["agents"] = {}
+        document.places.setdefault(("agents",), document.places[()])
+    agents = document.data["agents"]
+    if not isinstance(agents, dict):
+        return  # reported where it stands
+    if name in agents:
+        first = document.places[key]
+        message = f"is defined twice; it stands in {first.file}:{first.line} already"
+        document.findings.append(Finding(agent.file, 1, dotted(key), message))
+        return
+    agents[name] = agent.data
+    document.places.update({(*key, *rest): place for rest, place in agent.places.items()})
+
+
+def _validate(document: Document) -> Examined:
+    data, places, findings = document.data, document.places, list(document.findings)
+    if not data.get("agents"):
+        place = places.get(("agents",), places[()])
+        findings.append(Finding(place.file, place.line, "agents", "there is none; write agents/NAME.yaml beside this"))
+    settings: Settings | None = None
+    try:
+        settings = Settings.model_validate(data)
+    except ValidationError as error:
+        schema = Settings.model_json_schema()
+        findings += [finding(each, schema, places) for each in error.errors(include_url=False)]
+    for key, message in reference_faults(data):
+        findings.append(Finding(places[key].file, places[key].line, dotted(key), message))
+    for key, message in unreached_routes(data):
+        findings.append(Finding(places[key].file, places[key].line, dotted(key), message, "warning"))
+    findings = _once(findings, document.file)
+    if any(found.severity == "error" for found in findings):
+        settings = None
+    return Examined(settings, tuple(findings))
+
+
+def _once(findings: Iterable[Finding], main: str) -> list[Finding]:
+    """The first finding on each key, in the order of files and lines: what follows from it is not said again."""
+    first: dict[tuple[str, str], Finding] = {}
+    for found in findings:
+        first.setdefault((found.file, found.key), found)
+    return sorted(first.values(), key=lambda found: (found.file != main, found.file, found.line))
