@@ -27,7 +27,10 @@ class RingKVCache:
         return cls(torch.zeros(slots, capacity, 2, heads, head_dim, device=device, dtype=dtype))
 
     def append(self, kv: Tensor, step: "RingStep") -> tuple[Tensor, Tensor]:
-        """Write ``kv [B, T, 2, H, D]`` where the step's mask holds; return all keys and values ``[B, H, capacity, D]``."""
+        """Write ``kv [B, T, 2, H, D]`` where the step's mask holds.
+
+        Returns all keys and all values, ``[B, H, capacity, D]`` each.
+        """
         at = (step.rows, step.index)
         self.kv[at] = torch.where(step.mask, kv, self.kv[at])
         keys, values = self.kv.unbind(2)  # [B, capacity, H, D]

@@ -59,13 +59,14 @@ class Moshi:
 
     @torch.inference_mode()
     def step(self, audio: Tensor, mask: Tensor) -> MoshiStep:
-        """Advance the slots where ``mask [B]`` bool holds by the caller's frame ``audio [B, 1, 1920]`` float32, -1 .. 1.
+        """Advance the slots where ``mask [B]`` holds by the caller's frame ``audio [B, 1, 1920]`` float32, -1 .. 1.
 
         The other slots stay untouched, whatever stands in their rows. The host never waits for the device if ``mask``
         is given on the CPU.
         """
         assert audio.shape == (self.slots, 1, self.mimi.frame_samples), audio.shape
-        assert mask.shape == (self.slots,) and mask.dtype == torch.bool, (mask.shape, mask.dtype)
+        assert mask.shape == (self.slots,), mask.shape
+        assert mask.dtype == torch.bool, mask.dtype
         self.sampler.prepare(mask.tolist())
         active = mask.to(self.device, non_blocking=True)
         audio = audio.to(self.device, non_blocking=True)

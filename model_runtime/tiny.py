@@ -16,8 +16,6 @@ from config.audio import FRAME_SAMPLES
 from model_runtime.checkpoint.config import LanguageModelConfig, MimiConfig, SeanetConfig
 from model_runtime.lm.language_model import LanguageModel
 from model_runtime.mimi.codec import Mimi
-from model_runtime.mimi.conv import StreamingConv1d, StreamingConvTranspose1d
-from model_runtime.mimi.seanet import ResidualBlock
 from model_runtime.moshi import Moshi
 from model_runtime.text import PAD, TextTokenizer
 
@@ -46,9 +44,11 @@ TOKENIZER: Final = Path(__file__).parent / "embedded" / "tiny_tokenizer.model"
 
 _LEVEL: Final = 10 ** (-21.5 / 20)
 """RMS of the hum: -21.5 dBFS."""
-_PAD_LOGIT: Final = 4.4
-_TEXT_SPREAD: Final = 2.0
+_PAD_LOGIT: Final = 6.8
+_TEXT_SPREAD: Final = 4.0
 _CODE_SPREAD: Final = 2.0
+_CALLER: Final = 0.4
+"""Weight of the caller's codes: a silent caller's are constant, and should not decide how much is said."""
 
 
 def tiny_moshi(slots: int, seed: int = 1) -> tuple[Moshi, TextTokenizer]:
@@ -76,20 +76,21 @@ def tiny_language_model(seed: int = 1) -> LanguageModel:
     lm = LanguageModel(TINY_LM).eval().requires_grad_(False)
     _fill(lm, random)
     # Channel 0 of the residual stream is a constant that no layer touches: the bias the architecture does not have.
-    for table in (lm.text_emb, *lm.emb):
-        table.weight[:, 0] = 0
-    lm.text_emb.weight[:, 0] = 4
-    for layer in lm.transformer.layers:
-        layer.self_attn.out_proj.weight[0] = 0
-        layer.gating.linear_out.weight[0] = 0
+    for name, parameter in lm.named_parameters():
+        if name.startswith(("text_emb.", "emb.")):
+            parameter[:, 0] = 4.0 if name.startswith("text_emb.") else 0.0
+            if name.startswith("emb.") and int(name.split(".")[1]) >= TINY_LM.dep_q:
+                parameter.mul_(_CALLER)
+        elif name.startswith("transformer.") and name.endswith(("out_proj.weight", "linear_out.weight")):
+            parameter[0] = 0
+        elif name.startswith("linears."):
+            parameter.mul_(_CODE_SPREAD)
     rows = lm.text_linear.weight
     rows *= _TEXT_SPREAD
     rows[: PAD + 1] = 0
     rows[:, 0] = 0
     rows[:PAD, 0] = -8.0  # EPAD, BOS and EOS: as good as never
     rows[PAD, 0] = _PAD_LOGIT
-    for head in lm.linears:
-        head.weight *= _CODE_SPREAD
     return lm
 
 
@@ -116,17 +117,15 @@ def _gain(name: str, parameter: Tensor) -> float:
 
 def _smooth(mimi: Mimi) -> None:
     """Make the last, fourfold, upsampling and all that follows it low-pass kernels, mixing channels at random."""
-    *_, last_up, residual, _, last = mimi.decoder.model
-    assert isinstance(last_up, StreamingConvTranspose1d)
-    assert isinstance(residual, ResidualBlock)
-    assert isinstance(last, StreamingConv1d)
-    for conv, window in (
-        (last_up.convtr["convtr"], torch.tensor([1.0, 3, 5, 7, 7, 5, 3, 1]) / 8),
-        (residual.block[1].conv["conv"], torch.tensor([0.25, 0.5, 0.25])),  # type: ignore[union-attr, index]
-        (last.conv["conv"], torch.tensor([0.25, 0.5, 0.25])),
+    interpolating = torch.tensor([1.0, 3, 5, 7, 7, 5, 3, 1]) / 8
+    averaging = torch.tensor([0.25, 0.5, 0.25])
+    weights = dict(mimi.decoder.named_parameters())
+    for name, window in (
+        ("model.11.convtr.convtr.weight", interpolating),
+        ("model.12.block.1.conv.conv.weight", averaging),
+        ("model.14.conv.conv.weight", averaging),
     ):
-        assert isinstance(conv, nn.Conv1d | nn.ConvTranspose1d)
-        conv.weight.copy_(conv.weight[..., :1] * window * sqrt(len(window)))
+        weights[name].copy_(weights[name][..., :1] * window * sqrt(len(window)))
 
 
 def _spread_codebooks(mimi: Mimi, random: torch.Generator) -> None:
@@ -146,12 +145,9 @@ def _spread_codebooks(mimi: Mimi, random: torch.Generator) -> None:
 
 def _set_level(mimi: Mimi, random: torch.Generator) -> None:
     """Scale the last convolution to the wanted level and take away the mean, measured on random codes."""
-    last = mimi.decoder.model[-1]
-    assert isinstance(last, StreamingConv1d)
-    conv = last.conv["conv"]
-    assert isinstance(conv, nn.Conv1d) and conv.bias is not None
+    weights = dict(mimi.decoder.named_parameters())
     codes = torch.randint(TINY_MIMI.bins, (4, mimi.codebooks, 25), generator=random)
     audio = mimi.decode(codes)[..., FRAME_SAMPLES:]
     gain = _LEVEL / audio.std()
-    conv.weight *= gain
-    conv.bias -= audio.mean() * gain
+    weights["model.14.conv.conv.weight"].mul_(gain)
+    weights["model.14.conv.conv.bias"].sub_(audio.mean() * gain)

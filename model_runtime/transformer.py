@@ -85,7 +85,7 @@ def rotation(positions: Tensor, head_dim: int, max_period: float) -> Tensor:
 
 def rotate(heads: Tensor, by: Tensor) -> Tensor:
     """Turn neighbouring pairs of ``heads [B, T, N, H, D]`` in float32 (interleaved RoPE)."""
-    pairs = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(heads.float().view(*heads.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * by).flatten(-2).to(heads.dtype)
 
 
@@ -101,7 +101,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, shared: _Pass, ring: RingKVCache | None) -> Tensor:
         """Attend over ``x [B, T, dim]`` and, streaming, over what the ring holds."""
-        qkv = F.linear(x, self.in_proj_weight).unflatten(-1, (3, self.heads, -1))  # [B, T, 3, H, D]
+        batch, length, dim = x.shape
+        qkv = F.linear(x, self.in_proj_weight).view(batch, length, 3, self.heads, dim // self.heads)
         if shared.rotation is not None:
             qkv[:, :, :2] = rotate(qkv[:, :, :2], shared.rotation)
         if ring is None or shared.ring is None:
@@ -137,7 +138,8 @@ class TransformerLayer(nn.Module):
         x = x + self.layer_scale_1(self.self_attn(self.norm1(x), shared, ring))
         fed = self.norm2(x)
         fed = self.gating(fed) if self._gated else self.linear2(F.gelu(self.linear1(fed)))
-        return x + self.layer_scale_2(fed)
+        y: Tensor = x + self.layer_scale_2(fed)
+        return y
 
 
 class Transformer(nn.Module):
@@ -163,7 +165,7 @@ class Transformer(nn.Module):
         )
 
     def forward(self, x: Tensor, state: TransformerState | None = None, mask: Tensor | None = None) -> Tensor:
-        """Map ``x [B, T, dim]``: without state a whole sequence, with it the next T positions of the slots in ``mask``."""
+        """Map ``x [B, T, dim]``: a whole sequence, or with ``state`` the next T positions of the slots in ``mask``."""
         length = x.shape[1]
         if state is None:
             positions = torch.arange(length, device=x.device)[None]  # [1, T]
@@ -173,7 +175,8 @@ class Transformer(nn.Module):
             for layer in self.layers:
                 x = layer(x, shared, None)
             return x
-        assert mask is not None and mask.shape == state.offset.shape
+        assert mask is not None
+        assert mask.shape == state.offset.shape
         capacity = state.rings[0].kv.shape[1]
         step = RingStep.plan(state.offset, mask, length, capacity, self.config.context, x.dtype)
         shared = _Pass(self._rotation(step.positions), step.bias, step)

@@ -1,0 +1,1 @@
+"""Checkpoints: the shapes of the published models."""

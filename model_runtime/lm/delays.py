@@ -60,9 +60,9 @@ class TokenGrid:
         return torch.where(begun, tokens, self._initial)
 
     def say(self, state: GridState, text: Tensor, own: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Enter what a step generated (``text [B]``, ``own [B, dep_q]``), end the step, and return what is now complete.
+        """Enter what a step generated (``text [B]``, ``own [B, dep_q]``), end it, and return what is now complete.
 
-        Returns the tokens ``[B, K]`` of one frame, delays undone, and ``ready [B]``. After n steps it is the frame
+        That is the tokens ``[B, K]`` of one frame, delays undone, and ``ready [B]``. After n steps it is the frame
         n - max_delay, user codes included; rows that are not ready (too early, or masked) hold ``UNGENERATED``.
         """
         state.offset.add_(mask)

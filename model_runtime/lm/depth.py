@@ -33,10 +33,10 @@ class DepthAttention(nn.Module):
         nn.init.normal_(self.in_proj_weight, std=dim**-0.5)
 
     def forward(self, x: Tensor, kv: Tensor, step: int) -> Tensor:
-        """Attend with ``x [N, dim]`` over ``kv [N, steps, 2, H, D]``, of which the first ``step`` entries are filled."""
+        """Attend with ``x [N, dim]`` over ``kv [N, steps, 2, H, D]``, whose first ``step`` entries are filled."""
         dim = self.dim
         project = self.in_proj_weight[step * 3 * dim : (step + 1) * 3 * dim]
-        qkv = F.linear(x, project).unflatten(-1, (3, self.heads, -1))  # [N, 3, H, D]
+        qkv = F.linear(x, project).view(-1, 3, self.heads, dim // self.heads)  # [N, 3, H, D]
         kv[:, step] = qkv[:, 1:]
         keys, values = kv[:, : step + 1].transpose(1, 3).unbind(2)  # [N, H, step + 1, D]
         heard = F.scaled_dot_product_attention(qkv[:, 0, :, None], keys, values)  # [N, H, 1, D]

@@ -52,7 +52,7 @@ class LanguageModel(nn.Module):
 
         The inputs are columns of the token grid: delays and initial tokens are already in them.
         """
-        assert tokens.dim() == 3 and tokens.shape[1] == self.config.streams, tokens.shape
+        assert tokens.shape[1:-1] == (self.config.streams,), tokens.shape
         return self._heads(self.transformer(self._embed(tokens)))
 
     def step(self, tokens: Tensor, state: LanguageModelState, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ class LanguageModel(nn.Module):
         return hidden[:, 0], logits[:, 0].float()
 
     def generate_codes(self, hidden: Tensor, text: Tensor, choose: Choose) -> Tensor:
-        """The codes ``[N, dep_q]`` that ``choose`` picks one after the other, given ``hidden [N, dim]`` and ``text [N]``."""
+        """The codes ``[N, dep_q]`` that ``choose`` picks in turn, given ``hidden [N, dim]`` and ``text [N]``."""
         cache = self.depformer.new_cache(hidden.shape[0])
         codes: list[Tensor] = []
         for k in range(self.config.dep_q):

@@ -119,7 +119,8 @@ class Mimi(nn.Module):
         return self._decode(codes[..., None], state, mask)
 
     def _encode(self, audio: Tensor, state: EncoderState | None, mask: Tensor | None) -> Tensor:
-        assert audio.dim() == 3 and audio.shape[-1] % self.frame_samples == 0, audio.shape
+        assert audio.shape[1] == 1, audio.shape
+        assert audio.shape[-1] % self.frame_samples == 0, audio.shape
         x = self.encoder(audio, state and state.seanet, mask)  # [B, C, 2 T]
         x = self.encoder_transformer(x, state and state.transformer, mask)
         x = self.downsample.conv(x, state and state.downsample, mask)  # [B, C, T]

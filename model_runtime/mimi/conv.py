@@ -1,4 +1,7 @@
-"""Causal convolutions of Mimi that stream: what a step needs of the past is kept per slot. Runs on the engine thread."""
+"""Mimi's causal convolutions, which stream: what a step needs of the past is kept per slot.
+
+Runs on the engine thread.
+"""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -24,7 +24,7 @@ class Codebook(nn.Module):
         self.register_buffer("embedding_sum", torch.zeros(bins, dim))
         self.register_buffer("centroids", torch.zeros(bins, dim), persistent=False)  # [bins, dim]
         self.register_buffer("half_norms", torch.zeros(bins), persistent=False)  # [bins]
-        self.register_load_state_dict_post_hook(lambda module, _: module.refresh())
+        self.register_load_state_dict_post_hook(lambda module, _: module.refresh())  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -1,6 +1,10 @@
-"""SEANet (arXiv 2009.02095) as Mimi uses it: the causal convolutional encoder and decoder. Runs on the engine thread."""
+"""SEANet (arXiv 2009.02095) as Mimi uses it: the causal convolutional encoder and decoder.
+
+Runs on the engine thread.
+"""
 
 from dataclasses import dataclass
+from itertools import repeat
 
 from torch import Tensor, nn
 
@@ -38,6 +42,9 @@ class ResidualBlock(nn.Module):
         return narrow.new_state(slots)
 
 
+_Streaming = StreamingConv1d | StreamingConvTranspose1d | ResidualBlock
+
+
 class _Seanet(nn.Module):
     """A chain of convolutions, residual blocks and activations."""
 
@@ -47,16 +54,13 @@ class _Seanet(nn.Module):
 
     def new_state(self, slots: int) -> SeanetState:
         """Fresh state for so many slots."""
-        return SeanetState([layer.new_state(slots) for layer in self.model if not isinstance(layer, nn.ELU)])
+        return SeanetState([layer.new_state(slots) for layer in self.model if isinstance(layer, _Streaming)])
 
     def forward(self, x: Tensor, state: SeanetState | None = None, mask: Tensor | None = None) -> Tensor:
         """Pass ``x [B, C, T]`` through every layer."""
-        states = iter(state.layers) if state is not None else None
+        states = iter(state.layers) if state is not None else repeat(None)
         for layer in self.model:
-            if isinstance(layer, nn.ELU):
-                x = layer(x)
-            else:
-                x = layer(x, next(states) if states is not None else None, mask)
+            x = layer(x, next(states), mask) if isinstance(layer, _Streaming) else layer(x)
         return x
 
 
