@@ -52,6 +52,11 @@ class Playout:
         """Say that no more audio is due (hold, a lost model): silence from here on is no underrun."""
         self._flowing = False
 
+    def clear(self) -> None:
+        """Forget what waits, and pause."""
+        self._waiting = np.empty(0, np.int16)
+        self.pause()
+
     def _trim(self, excess: int) -> None:
         """Remove ``excess`` samples where the audio is quietest."""
         x = self._waiting.astype(np.float64)
