@@ -103,7 +103,8 @@ class _Builder:
         except ReferenceFault as fault:
             self._note(line, key, str(fault))
             return None
-        return None if value in _NULL and not node.style else value
+        plain = not getattr(node, "style", None)
+        return None if plain and value in _NULL else value
 
     def _mapping(self, node: yaml.MappingNode, key: Key, depth: int) -> dict[str, Any]:
         values: dict[str, Any] = {}

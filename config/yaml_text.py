@@ -6,7 +6,7 @@ its megabyte. Reads files, nothing else.
 
 import re
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import yaml
 
@@ -70,8 +70,8 @@ def _check_depth(text: str) -> None:
 
 
 def _in_words(error: yaml.MarkedYAMLError, text: str) -> Unreadable:
-    mark = error.problem_mark or error.context_mark
-    line = mark.line if mark else 0
+    mark: Any = error.problem_mark or error.context_mark
+    line = int(mark.line) if mark else 0
     rows = text.split("\n")
     near = rows[max(line - 1, 0) : line + 1]
     if any(re.match(r" *\t", row) for row in near):

@@ -1,0 +1,120 @@
+"""Logs as JSON lines on stderr, for Denwa's own events and for every library's, in one form.
+
+A line is made in the thread that logs, so that the call's context is in it, and written by a thread of its own:
+neither an event loop nor the engine ever waits for a slow terminal or a full pipe. The queue is bounded; when
+whoever reads stderr falls behind, lines are dropped and the next one written says how many. The rest is flushed
+at exit, for two seconds at most. Runs in each of Denwa's processes.
+"""
+
+import atexit
+import logging
+import queue
+import sys
+import threading
+from typing import Final, TextIO
+
+import structlog
+
+MAX_LINES: Final = 10_000
+"""Lines that may wait to be written."""
+_FLUSH_S: Final = 2.0
+_CHATTY: Final = ("asyncio", "httpx", "uvicorn.access", "websockets")
+"""Loggers that speak of every request or connection; heard below ``warning`` only at level ``debug``."""
+
+_SHARED: Final[list[structlog.typing.Processor]] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.StackInfoRenderer(),
+    structlog.processors.format_exc_info,
+]
+
+
+class LogWriter:
+    """A thread that writes lines to a stream. ``write`` never waits; ``close`` flushes and is idempotent."""
+
+    def __init__(self, stream: TextIO, max_lines: int = MAX_LINES) -> None:
+        self._stream = stream
+        self._lines: queue.Queue[str | None] = queue.Queue(max_lines)
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
+        self._closed = False
+        self._thread.start()
+
+    def write(self, line: str) -> None:
+        """Queue a line, its newline included; once closed, write it at once."""
+        if self._closed:
+            self._put(line)
+            return
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._dropped += 1
+
+    def flush(self) -> None:
+        """Nothing: the thread flushes after every line. There because a stream has it."""
+
+    def close(self) -> None:
+        """Write what is queued, within two seconds."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._lines.put(None, timeout=_FLUSH_S)
+        except queue.Full:
+            return
+        self._thread.join(_FLUSH_S)
+
+    def _run(self) -> None:
+        while (line := self._lines.get()) is not None:
+            self._put(line)
+            if self._dropped and self._lines.empty():
+                dropped, self._dropped = self._dropped, 0
+                structlog.get_logger().warning("log lines dropped", count=dropped)
+
+    def _put(self, line: str) -> None:
+        try:
+            self._stream.write(line)
+            self._stream.flush()
+        except (OSError, ValueError):
+            pass  # stderr is gone; there is nowhere left to say so
+
+
+class _LineFormat(structlog.stdlib.ProcessorFormatter):
+    """A library's record as the same JSON line."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+            foreign_pre_chain=[*_SHARED, structlog.stdlib.add_logger_name],
+        )
+
+
+def configure(level: str = "info", stream: TextIO | None = None) -> LogWriter:
+    """Send every log line of this process, from ``level`` up, to ``stream`` (default: stderr) as JSON.
+
+    May be called again; the writer before is closed. The returned writer closes itself at exit.
+    """
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    writer = LogWriter(sys.stderr if stream is None else stream)
+    atexit.register(writer.close)
+    structlog.configure(
+        processors=[*_SHARED, structlog.processors.JSONRenderer()],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.WriteLoggerFactory(file=writer),  # type: ignore[arg-type]
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(writer)
+    handler.setFormatter(_LineFormat())
+    root = logging.getLogger()
+    for former in [each for each in root.handlers if isinstance(each.formatter, _LineFormat)]:
+        root.removeHandler(former)
+        former.stream.close()
+    root.addHandler(handler)
+    root.setLevel(threshold)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(threshold if level == "debug" else max(threshold, logging.WARNING))
+    return writer
