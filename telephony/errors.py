@@ -1,13 +1,13 @@
 """What can go wrong on a line.
 
-    TelephonyError
-    ├── RemoteError            the peer's fault
-    │   ├── SipParseError      not a SIP message (carries the status to answer with, where one can be)
-    │   └── CallFailed         a call placed with ``denwa call`` was not answered
-    └── LocalError             ours
-        ├── NoFreeLine         every line is taken
-        ├── LineWorkerLost     a line worker died or does not start
-        └── ChannelError       what a line worker sent is no message
+TelephonyError
+├── RemoteError            the peer's fault
+│   ├── SipParseError      not a SIP message (carries the status to answer with, where one can be)
+│   └── CallFailed         a call placed with ``denwa call`` was not answered
+└── LocalError             ours
+├── NoFreeLine         every line is taken
+├── LineWorkerLost     a line worker died or does not start
+└── ChannelError       what a line worker sent is no message
 """
 
 

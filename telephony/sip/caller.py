@@ -67,7 +67,7 @@ class _OutgoingCall(pj.Call):
         self.faults.append(fault)
 
     @guarded
-    def onCallState(self, prm: pj.OnCallStateParam) -> None:  # noqa: N802
+    def onCallState(self, prm: pj.OnCallStateParam) -> None:
         """Keep the state; the figures are gone soon after."""
         info = self.getInfo()
         if info.state == pj.PJSIP_INV_STATE_DISCONNECTED and self.state >= pj.PJSIP_INV_STATE_CONNECTING:
@@ -77,7 +77,7 @@ class _OutgoingCall(pj.Call):
         self.state = info.state
 
     @guarded
-    def onCallMediaState(self, prm: pj.OnCallMediaStateParam) -> None:  # noqa: N802
+    def onCallMediaState(self, prm: pj.OnCallMediaStateParam) -> None:
         """Join player and recorder to the stream."""
         info = self.getInfo()  # owns the list: SWIG keeps no reference
         for media in info.media:

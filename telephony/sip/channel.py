@@ -37,7 +37,7 @@ def encode(message: Message) -> bytes:
     if isinstance(message, Audio):
         return _HEADER.pack(_AUDIO, message.call, message.at) + message.pcm
     body = {"type": type(message).__name__.lower(), **asdict(message)}
-    return bytes([_CONTROL]) + cast(bytes, msgpack.packb(body))
+    return bytes([_CONTROL]) + msgpack.packb(body)
 
 
 def decode(packet: bytes) -> Message:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import pjsua2 as pj
-from pjsua2 import _pjsua2
+from pjsua2 import _pjsua2  # the extension module
 
 from config.audio import TICK_S
 

@@ -25,4 +25,4 @@ def guarded(callback: Callable[Concatenate[_S, _P], None]) -> Callable[Concatena
         except Exception:  # the border between Python and C++
             self.report(f"{callback.__qualname__}: {traceback.format_exc(limit=-3)}")
 
-    return wrapper
+    return wrapper  # type: ignore[return-value]  # wraps() keeps the name `self` in its type

@@ -1,6 +1,5 @@
 """A call as PJSIP has it (line worker; every method but the port callbacks runs on the worker's one thread)."""
 
-from collections.abc import Callable
 from typing import Protocol
 
 import pjsua2 as pj
@@ -22,7 +21,8 @@ _DECLINE = 603
 class CallOwner(Protocol):
     """What a call needs of the worker that holds it."""
 
-    send: Callable[[Message], bool]
+    def send(self, message: Message) -> bool:
+        """Send to the gateway."""
 
     def report(self, fault: str) -> None:
         """Pass a fault on to the gateway's log."""
@@ -82,7 +82,7 @@ class LineCall(pj.Call):
         return self._latch.source is not None
 
     @guarded
-    def onCallState(self, prm: pj.OnCallStateParam) -> None:  # noqa: N802
+    def onCallState(self, prm: pj.OnCallStateParam) -> None:
         """Tell the gateway."""
         info = self.getInfo()
         state = _STATES.get(info.state)
@@ -98,7 +98,7 @@ class LineCall(pj.Call):
             self._owner.ended(self)
 
     @guarded
-    def onCallMediaState(self, prm: pj.OnCallMediaStateParam) -> None:  # noqa: N802
+    def onCallMediaState(self, prm: pj.OnCallMediaStateParam) -> None:
         """Join the stream to the line; a stream the peer does not listen to leaves the line in silence."""
         info = self.getInfo()  # owns the list: SWIG keeps no reference
         for media in info.media:
@@ -118,17 +118,17 @@ class LineCall(pj.Call):
             return
 
     @guarded
-    def onDtmfDigit(self, prm: pj.OnDtmfDigitParam) -> None:  # noqa: N802
+    def onDtmfDigit(self, prm: pj.OnDtmfDigitParam) -> None:
         """Tell the gateway."""
         self._owner.send(Dtmf(self.number, prm.digit))
 
     @guarded
-    def onCallTransferRequest(self, prm: pj.OnCallTransferRequestParam) -> None:  # noqa: N802
+    def onCallTransferRequest(self, prm: pj.OnCallTransferRequestParam) -> None:
         """Refuse: PJSIP would dial whatever the peer names."""
         prm.statusCode = _DECLINE
 
     @guarded
-    def onCallReplaceRequest(self, prm: pj.OnCallReplaceRequestParam) -> None:  # noqa: N802
+    def onCallReplaceRequest(self, prm: pj.OnCallReplaceRequestParam) -> None:
         """Refuse: nobody takes over a call from outside."""
         prm.statusCode = _DECLINE
 
@@ -140,7 +140,7 @@ class LineCall(pj.Call):
         self.answer(prm)
 
     @guarded
-    def onStreamDestroyed(self, prm: pj.OnStreamDestroyedParam) -> None:  # noqa: N802
+    def onStreamDestroyed(self, prm: pj.OnStreamDestroyedParam) -> None:
         """Keep a stream's figures while they can still be read; a call has one stream per negotiation."""
         stat = self.getStreamStat(prm.streamIdx)
         rtcp, jitter_buffer = stat.rtcp, stat.jbuf

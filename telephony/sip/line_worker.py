@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import socket
 import sys
 import time
@@ -204,12 +203,11 @@ class LineWorker:
         command = [sys.executable, "-m", "telephony.sip.worker", "--fd", str(theirs.fileno())]
         if self._settings.worker_user is not None:
             command += ["--user", self._settings.worker_user]
-        path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         return await asyncio.create_subprocess_exec(
             *command,
             pass_fds=[theirs.fileno()],
             stdin=asyncio.subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path},
+            cwd=_ROOT,  # where Python finds this package, installed or not
         )
 
     async def _watch(self) -> None:

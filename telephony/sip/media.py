@@ -35,7 +35,7 @@ class Ear(pj.AudioMediaPort):
         self.createPort("ear", _format(rate, FRAME_S))
 
     @guarded
-    def onFrameReceived(self, frame: pj.MediaFrame) -> None:  # noqa: N802
+    def onFrameReceived(self, frame: pj.MediaFrame) -> None:
         """Pass on a block; one without audio stands for 80 ms of silence."""
         if self.call is None:
             return
@@ -85,7 +85,7 @@ class Mouth(pj.AudioMediaPort):
                 self._playout.push(block)
 
     @guarded
-    def onFrameRequested(self, frame: pj.MediaFrame) -> None:  # noqa: N802
+    def onFrameRequested(self, frame: pj.MediaFrame) -> None:
         """Give the bridge the next 20 ms."""
         with self._lock:
             block = self._playout.pull()

@@ -142,7 +142,7 @@ class LinePool:
         needed = self._capacity * _PORTS_PER_CALL
         if last + 1 - first < needed:
             raise LocalError(
-                f"sip.rtp_ports is too small: {count} line workers of {self._capacity} calls need {count * needed} ports"
+                f"sip.rtp_ports: {count} line workers of {self._capacity} calls need {count * needed} ports at least"
             )
 
     def _seat(self, seat: int) -> LineWorker:

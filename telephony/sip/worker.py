@@ -57,7 +57,7 @@ class _Account(pj.Account):
         self._worker.report(fault)
 
     @guarded
-    def onIncomingCall(self, prm: pj.OnIncomingCallParam) -> None:  # noqa: N802
+    def onIncomingCall(self, prm: pj.OnIncomingCallParam) -> None:
         """Tell the gateway."""
         self._worker.accept(prm.callId)
 
@@ -66,7 +66,6 @@ class Worker:
     """The calls of this process, and the loop that serves them."""
 
     def __init__(self, channel: ChannelSocket, capacity: int) -> None:
-        self.send = channel.send
         self._channel = channel
         self._capacity = capacity
         self._endpoint = create_endpoint()
@@ -101,6 +100,10 @@ class Worker:
             self._done = self._done or self._channel.closed
         self._close()
 
+    def send(self, message: Message) -> bool:
+        """Send to the gateway; False where audio was dropped."""
+        return self._channel.send(message)
+
     def report(self, fault: str) -> None:
         """Pass a fault on to the gateway's log."""
         self.send(Log("error", fault))
@@ -109,7 +112,7 @@ class Worker:
         """Take a new INVITE to the gateway, on a line of its own."""
         assert self._account is not None
         self._number += 1
-        line = self._lines.pop() if self._lines else Line(self._rate, self.send, self.report)
+        line = self._lines.pop() if self._lines else Line(self._rate, self._channel.send, self.report)
         call = LineCall(self, self._account, library_id, self._number, line)
         self._calls[call.number] = call
         self.send(Incoming(call.number, call.getInfo().callIdString))
