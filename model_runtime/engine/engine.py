@@ -1,0 +1,224 @@
+"""The engine: one thread that steps a model for every slot that has a frame, as soon as it has one.
+
+The event loop opens, feeds and releases slots; the engine thread alone touches the model. What a step gave goes back
+to the loop in one call for all slots.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from config.audio import FRAME_S, FRAME_SAMPLES
+from model_runtime.engine.model import Model, Samples, SamplingOptions, StepOutput
+from model_runtime.engine.slot import HeardFrame, Slot, SlotStep, Tenant
+from model_runtime.engine.step_times import StepTimes
+from model_runtime.errors import NoFreeSlot
+
+log = logging.getLogger(__name__)
+
+_FAILURES_IN_A_ROW: Final = 3
+"""After so many steps failed one after the other the model is beyond help (a CUDA error never goes away)."""
+_STALLED_S: Final = 1.0
+"""A step that runs longer than this takes no newcomers, whatever the p99 of the finished ones."""
+
+Batch = list[tuple[Slot, HeardFrame]]
+
+
+class Engine:
+    """Slots, and the thread that steps them. ``start`` and everything else but ``step`` belongs to the event loop."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        budget_s: float = FRAME_S,
+        times: StepTimes | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._model = model
+        self._budget_s = budget_s
+        self._clock = clock
+        self._slots: list[Slot | None] = [None] * model.slots
+        self._due: dict[Slot, None] = {}  # slots with a reset or a frame to do, first come first
+        self._work = threading.Condition()
+        self._closing = False
+        self._failures = 0
+        self._stepping_since: float | None = None
+        self._last_id = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.stopped = asyncio.Event()
+        """Set when the model is beyond help; the process should end and be started anew."""
+        self.times = times or StepTimes()
+        self.frames_dropped = 0
+        """Frames that never reached a step, because newer ones waited behind them."""
+        self.frames_late = 0
+        """Frames whose step ended more than the budget after they came."""
+
+    def start(self) -> None:
+        """Start the thread; results go to the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Let the thread end after the step it is in; idempotent, returns at once."""
+        with self._work:
+            self._closing = True
+            self._work.notify()
+
+    async def wait_closed(self) -> None:
+        """Wait until the thread has ended."""
+        if self._thread.ident is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    @property
+    def slots(self) -> int:
+        """How many conversations fit."""
+        return len(self._slots)
+
+    @property
+    def free(self) -> int:
+        """How many slots have no tenant."""
+        return self._slots.count(None)
+
+    @property
+    def p99_s(self) -> float | None:
+        """The 99th percentile of recent steps, s; None where too few were made."""
+        return self.times.p99_s(self._clock())
+
+    @property
+    def slow(self) -> bool:
+        """Whether the steps take longer than the frames they are for."""
+        since = self._stepping_since
+        if since is not None and self._clock() - since > _STALLED_S:
+            return True
+        p99 = self.p99_s
+        return p99 is not None and p99 > self._budget_s
+
+    def open(self, sampling: SamplingOptions, seed: int, tenant: Tenant) -> Slot:
+        """Give ``tenant`` a slot, fresh for a new conversation; raises ``NoFreeSlot`` with the reason."""
+        if self._closing:
+            raise NoFreeSlot("the engine has stopped")
+        if self.slow:
+            raise NoFreeSlot(f"the model is too slow: a step exceeds {self._budget_s * 1000:.0f} ms")
+        with self._work:
+            row = next((row for row, slot in enumerate(self._slots) if slot is None), None)
+            if row is None:
+                raise NoFreeSlot(f"all {self.slots} slots are taken")
+            self._last_id += 1
+            slot = Slot(self._last_id, row, sampling, seed, tenant)
+            self._slots[row] = slot
+            self._due[slot] = None
+            self._work.notify()
+        return slot
+
+    def push(self, slot: Slot, audio: Samples, captured_at: float) -> None:
+        """Queue a frame, ``int16 [1920]``, for the slot's next step; ignored when the slot is no more."""
+        frame = HeardFrame(audio, captured_at, self._clock())
+        with self._work:
+            if self._slots[slot.row] is not slot:
+                return
+            if not slot.push(frame):
+                self.frames_dropped += 1
+            self._due[slot] = None
+            self._work.notify()
+
+    def release(self, slot: Slot) -> None:
+        """Free the slot, at once and even in the midst of its step; idempotent."""
+        with self._work:
+            if self._slots[slot.row] is slot:
+                self._slots[slot.row] = None
+            self._due.pop(slot, None)
+
+    def step(self) -> None:
+        """Wait until a slot has something to do, and do it; raises whatever the model raises."""
+        newcomers, batch = self._gather()
+        self._reset(newcomers)
+        if batch:
+            started_at = self._clock()
+            output = self._advance(batch)
+            self._scatter(batch, output, started_at)
+
+    def _gather(self) -> tuple[list[Slot], Batch]:
+        """Take one frame of every slot that has one; a slot with a second frame stays due."""
+        with self._work:
+            self._work.wait_for(lambda: self._due or self._closing)
+            due, self._due = self._due, {}
+            newcomers = [slot for slot in due if slot.fresh]
+            batch = [(slot, slot.pop()) for slot in due if slot.waiting]
+            self._due.update({slot: None for slot, _ in batch if slot.waiting})
+        return newcomers, batch
+
+    def _reset(self, newcomers: list[Slot]) -> None:
+        for slot in newcomers:
+            self._model.reset(slot.row, slot.sampling, slot.seed)
+            slot.fresh = False
+
+    def _advance(self, batch: Batch) -> StepOutput:
+        """Run the model once over the batch."""
+        audio = np.zeros((self.slots, FRAME_SAMPLES), np.int16)  # [B, 1920]
+        mask = np.zeros(self.slots, np.bool_)  # [B]
+        for slot, frame in batch:
+            audio[slot.row] = frame.audio
+            mask[slot.row] = True
+        self._stepping_since = self._clock()
+        try:
+            return self._model.step(audio, mask)
+        finally:
+            self._stepping_since = None
+
+    def _scatter(self, batch: Batch, output: StepOutput, started_at: float) -> None:
+        """Send each slot's part to the event loop, all of them in one call."""
+        done_at = self._clock()
+        self.times.record(done_at - started_at, done_at)
+        self._failures = 0
+        results = []
+        for slot, heard in batch:
+            row, number = slot.row, slot.steps
+            slot.steps += 1
+            self.frames_late += done_at - heard.received_at > self._budget_s
+            text, tokens = output.text[row], output.tokens[row]
+            results.append((slot, SlotStep(number, heard, output.audio[row], text, tokens, started_at, done_at)))
+        self._call_loop(self._deliver, results)
+
+    def _deliver(self, results: list[tuple[Slot, SlotStep]]) -> None:
+        """Hand out results, on the event loop; those of a slot released meanwhile are no one's."""
+        for slot, result in results:
+            if self._slots[slot.row] is slot:
+                slot.tenant.on_step(result)
+
+    def _run(self) -> None:
+        """Step until closed; the engine thread's life."""
+        while not self._closing:
+            try:
+                self.step()
+            except Exception as error:  # the model may raise anything, and no caller may hang for it
+                log.exception("engine.step_failed")
+                self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Put every tenant out: what a failed step has left in the rows is unknown."""
+        self._failures += 1
+        with self._work:
+            tenants = [slot.tenant for slot in self._slots if slot is not None]
+            self._slots = [None] * len(self._slots)
+            self._due.clear()
+            if self._failures >= _FAILURES_IN_A_ROW:
+                self._closing = True
+        for tenant in tenants:
+            self._call_loop(tenant.on_failure, error)
+        if self._failures >= _FAILURES_IN_A_ROW:
+            log.critical("engine.stopped: %d steps failed in a row", self._failures)
+            self._call_loop(self.stopped.set)
+
+    def _call_loop(self, callback: Callable[..., object], *args: object) -> None:
+        """Have the event loop call; a loop that has closed needs no more results."""
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback, *args)

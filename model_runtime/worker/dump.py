@@ -1,0 +1,54 @@
+"""A record of what a session's model heard and said, to run the same conversation again offline."""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from model_runtime.engine.slot import SlotStep
+from model_runtime.worker.protocol import Open
+
+MAX_STEPS: Final = 7_500
+"""Ten minutes, about 60 MB: the record is kept in memory until it is written."""
+
+
+class SessionDump:
+    """Collects the steps of one session, the first ten minutes of it.
+
+    The file is a numpy archive: ``heard`` and ``said``, int16 [N, 1920]; ``tokens``, int64 [N, K]; ``captured_at``,
+    float64 [N]; and ``session``, JSON with ``open`` (seed and sampling) and ``text`` (N pieces).
+    """
+
+    def __init__(self, path: Path, request: Open) -> None:
+        self._path = path
+        self._request = request
+        self._steps: list[SlotStep] = []
+
+    def add(self, step: SlotStep) -> None:
+        """Note a step."""
+        if len(self._steps) < MAX_STEPS:
+            self._steps.append(step)
+
+    def write(self) -> None:
+        """Write the file; blocks. A session without a step leaves none."""
+        if not self._steps:
+            return
+        sampling = self._request.sampling
+        session: dict[str, Any] = {
+            "open": {
+                "seed": self._request.seed,
+                "sampling": {name: getattr(sampling, name) for name in sampling.__dataclass_fields__},
+            },
+            "text": [step.text for step in self._steps],
+        }
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("wb") as file:
+            np.savez(
+                file,
+                heard=np.stack([step.heard.audio for step in self._steps]),
+                said=np.stack([step.audio for step in self._steps]),
+                tokens=np.stack([step.tokens for step in self._steps]),
+                captured_at=np.array([step.heard.captured_at for step in self._steps]),
+                session=np.array(json.dumps(session)),
+            )
