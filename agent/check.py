@@ -14,7 +14,7 @@ from config.editor_schema import editor_schema
 from config.load import examine, load
 from config.schema import Settings
 from telephony.errors import SipParseError
-from telephony.sip.uri import NameAddr
+from telephony.sip.uri import NameAddr, SipUri
 
 
 class Answer(NamedTuple):
@@ -70,7 +70,10 @@ def explain(
 def _user(text: str) -> str:
     """The user part of a SIP URI, as the edge tells it to the routes. Raises ValueError."""
     try:
-        return NameAddr.parse(text).user
+        address = NameAddr.parse(text)
+        if not address.uri.lower().startswith("tel:"):
+            SipUri.parse(address.uri)
+        return address.user()
     except SipParseError as error:
         raise ValueError(f"{text!r} is not a SIP URI ({error}); write sip:100@example.com") from None
 

@@ -46,7 +46,7 @@ def is_allowed(settings: Settings, address: str) -> bool:
 
 
 def _unmapped(address: str) -> IPv4Address | IPv6Address:
-    """An address as the operator wrote it: an IPv4 peer on an IPv6 socket is an IPv4 peer (RFC 4291 section 2.5.5.2)."""
+    """An IPv4 peer heard on an IPv6 socket is an IPv4 peer (RFC 4291 section 2.5.5.2)."""
     source = ip_address(address)
     return getattr(source, "ipv4_mapped", None) or source
 

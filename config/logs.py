@@ -80,16 +80,17 @@ class LogWriter:
             pass  # stderr is gone; there is nowhere left to say so
 
 
-class _LineFormat(structlog.stdlib.ProcessorFormatter):
-    """A library's record as the same JSON line."""
+class _Libraries(logging.StreamHandler[LogWriter]):
+    """A library's records as the same JSON lines; ``logging`` wants a handler."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
-            foreign_pre_chain=[*_SHARED, structlog.stdlib.add_logger_name],
+    def __init__(self, writer: LogWriter) -> None:
+        super().__init__(writer)
+        formatter = structlog.stdlib.ProcessorFormatter
+        self.setFormatter(
+            formatter(
+                processors=[formatter.remove_processors_meta, structlog.processors.JSONRenderer()],
+                foreign_pre_chain=[*_SHARED, structlog.stdlib.add_logger_name],
+            )
         )
 
 
@@ -107,13 +108,11 @@ def configure(level: str = "info", stream: TextIO | None = None) -> LogWriter:
         logger_factory=structlog.WriteLoggerFactory(file=writer),  # type: ignore[arg-type]
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(writer)
-    handler.setFormatter(_LineFormat())
     root = logging.getLogger()
-    for former in [each for each in root.handlers if isinstance(each.formatter, _LineFormat)]:
+    for former in [each for each in root.handlers if isinstance(each, _Libraries)]:
         root.removeHandler(former)
         former.stream.close()
-    root.addHandler(handler)
+    root.addHandler(_Libraries(writer))
     root.setLevel(threshold)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(threshold if level == "debug" else max(threshold, logging.WARNING))

@@ -64,7 +64,8 @@ def _check_depth(text: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                raise Unreadable(event.start_mark.line + 1, f"is nested deeper than {MAX_DEPTH} levels")
+                mark: Any = event.start_mark
+                raise Unreadable(mark.line + 1, f"is nested deeper than {MAX_DEPTH} levels")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
