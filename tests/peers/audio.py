@@ -1,5 +1,6 @@
 """Test signals, and what a line did to them. Levels are in dBFS with a full-scale sine at 0 dBFS (AES17)."""
 
+import itertools
 import wave
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +143,7 @@ def response(sent: Samples, recorded: Samples, rate: int, bands: list[float]) ->
     frequencies = np.fft.rfftfreq(sent_part.size, 1 / rate)
     powers = [np.abs(np.fft.rfft(part)) ** 2 for part in (sent_part, recorded_part)]
     gains = []
-    for low, high in zip(bands, bands[1:], strict=False):
+    for low, high in itertools.pairwise(bands):
         inside = (frequencies >= low) & (frequencies < high)
         gains.append(10 * np.log10(powers[1][inside].sum() / powers[0][inside].sum()))
     reference = gains[sum(edge <= 1000 for edge in bands) - 1]

@@ -104,9 +104,9 @@ class Baresip:
                 return str(answer.get("data", ""))
             self.events.append(answer)
 
-    async def wait_event(self, kind: str, *, failing: str = "", timeout: float = EVENT_S) -> dict[str, Any]:
+    async def wait_event(self, kind: str, *, failing: str = "", within_s: float = EVENT_S) -> dict[str, Any]:
         """Wait for an event that has not been waited for yet; ``failing`` is one after which it cannot come."""
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(within_s):
             while True:
                 while self.events:
                     event = self.events.pop(0)
@@ -127,7 +127,7 @@ class Baresip:
 
     def log(self) -> str:
         """Baresip's output so far."""
-        return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", self._log.read_text(errors="replace"))
+        return _text(self._log)
 
     async def _next(self, what: str) -> dict[str, Any]:
         try:
@@ -141,7 +141,7 @@ class Baresip:
 
 @asynccontextmanager
 async def baresip(play: Path, codec: str = "PCMU", transport: str = "udp") -> AsyncIterator[Baresip]:
-    """Run a baresip that plays ``play`` (mono, at the codec's rate, longer than the call) and offers ``codec`` alone."""
+    """Run a baresip that plays ``play`` (mono, codec's rate, longer than the call) and offers ``codec`` alone."""
     with tempfile.TemporaryDirectory(prefix="baresip-") as name:
         folder = Path(name)
         sip, ctrl, rtp = free_port(), free_port(), free_port() & ~1
@@ -184,4 +184,10 @@ async def _connect(
                 await asyncio.sleep(0.05)
     except TimeoutError:
         pass
-    raise BaresipError(f"baresip does not start\n{log.read_text(errors='replace')}")
+    raise BaresipError(f"baresip does not start\n{_text(log)}")
+
+
+def _text(log: Path) -> str:
+    """A log without its colours and its twice-a-second line of bit rates."""
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]|\r", "", log.read_text(errors="replace"))
+    return "\n".join(line for line in text.splitlines() if line and "(bit/s)" not in line)

@@ -1,8 +1,8 @@
 """A small SIP caller whose RTP leaves on an absolute 20 ms schedule: load for measurements, and ears for tests.
 
-One UDP socket for SIP and one for RTP per call; everything runs on the test's event loop. It is no SIP stack: it follows
-Record-Route and Contact, answers BYE, repeats what UDP may lose, and knows G.711. What must be shown with somebody
-else's stack is shown with baresip and SIPp.
+One UDP socket for SIP and one for RTP per call; everything runs on the test's event loop. It is no SIP stack: it
+follows Record-Route and Contact, answers BYE, repeats what UDP may lose, and knows G.711. What must be shown with
+somebody else's stack is shown with baresip and SIPp.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from tests.peers.audio import Samples
 
 T1 = 0.5  # RFC 3261 section 17.1.1.1
 ANSWER_S = 10.0
+_MIRRORED = ("via", "from", "to", "call-id", "cseq")  # RFC 3261 section 8.2.6.2
 Address = tuple[str, int]
 T = TypeVar("T")
 
@@ -73,9 +74,8 @@ class Caller:
         self._branch = f"z9hG4bK{secrets.token_hex(8)}"
         started = time.monotonic()
         try:
-            status, headers, body = await self._repeated(
-                self._request("INVITE", self._branch, self._offer()), self._answer
-            )
+            invite = self._request("INVITE", self._branch, self._offer())
+            status, headers, body = await self._repeated(invite, self._answer)
         except TimeoutError as fault:
             raise CallRefused(408, {}, ANSWER_S) from fault
         self.answered_after_s = time.monotonic() - started
@@ -196,7 +196,7 @@ class Caller:
             self.ended_at = time.monotonic()
             self.ended.set()
         kept = [
-            line for line in lines if line.split(":")[0].strip().lower() in ("via", "from", "to", "call-id", "cseq")
+            line for line in lines if line.split(":")[0].strip().lower() in _MIRRORED
         ]
         status = "200 OK" if method in ("BYE", "OPTIONS") else "488 Not Acceptable Here"
         self._sip.sendto("\r\n".join([f"SIP/2.0 {status}", *kept, "Content-Length: 0", "", ""]).encode(), source)

@@ -5,10 +5,10 @@ import socket
 from contextlib import suppress
 
 
-async def end(process: asyncio.subprocess.Process, timeout: float = 5.0) -> None:
+async def end(process: asyncio.subprocess.Process, within_s: float = 5.0) -> None:
     """See a process of ours out: give it time to go by itself, then end it."""
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(within_s):
             await process.wait()
     except TimeoutError:
         process.kill()

@@ -75,8 +75,8 @@ def underruns(packets: list[Packet]) -> int:
 def echo_latencies(sent: list[Packet], returned: list[Packet], window_s: float = 1.0) -> NDArray[np.float64]:
     """Seconds from a sample's packet going out to the same sample coming back, for each returned packet.
 
-    Window by window, cross-correlation finds which part of ``sent`` is heard; the packets' times do the rest. Windows in
-    which nothing is recognised (silence) give no figures.
+    Window by window, cross-correlation finds which part of ``sent`` is heard; the packets' times do the rest. Windows
+    in which nothing is recognised (silence) give no figures.
     """
     source, echo = samples(sent).astype(np.float64), samples(returned).astype(np.float64)
     sent_offsets, offsets = _offsets(sent), _offsets(returned)
