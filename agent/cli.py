@@ -71,9 +71,7 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.schema:
         text, code = check.schema(arguments.schema)
     elif arguments.explain:
-        text, code = check.explain(
-            arguments.file, arguments.explain, caller=arguments.caller, source=arguments.source
-        )
+        text, code = check.explain(arguments.file, arguments.explain, caller=arguments.caller, source=arguments.source)
     else:
         text, code = check.check(arguments.file)
     print(text, file=sys.stderr if code else sys.stdout)
@@ -126,7 +124,9 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument("--dump", type=Path, metavar="DIR", help="write every session's frames there, to replay them")
 
     check = command("check", _check, "check a configuration; explain which agent answers; write the JSON Schema")
-    check.add_argument("file", type=Path, nargs="?", default=default_path(), metavar="FILE", help="default: %(default)s")
+    check.add_argument(
+        "file", type=Path, nargs="?", default=default_path(), metavar="FILE", help="default: %(default)s"
+    )
     check.add_argument("--explain", metavar="SIP-URI", help="say which agent would answer this called number, and why")
     check.add_argument("--from", dest="caller", metavar="SIP-URI", help="with --explain: the caller")
     check.add_argument("--source", metavar="ADDRESS", help="with --explain: the address the call comes from")

@@ -69,7 +69,8 @@ class Gateway:
         self._pool = LinePool(settings.sip, self._on_call, self._on_lines_lost)
         self._edge = Edge(settings.sip, self._admit)
         self._stopping = asyncio.Event()
-        self._stop_now = asyncio.Event()
+        self._hurried = False
+        self._changed = asyncio.Event()  # a call has ended, or the drain is to be cut short
         self._sessions: asyncio.TaskGroup
 
     async def run(self) -> None:
@@ -156,9 +157,7 @@ class Gateway:
             **{"sip_call_id": call.invitation.sip_call_id, "seed": seed},
         )
         self._metrics.calls_active.inc()
-        session = Session(
-            call, agent, admitted.lease, self._transcript(call), seed=seed, metrics=self._metrics
-        )
+        session = Session(call, agent, admitted.lease, self._transcript(call), seed=seed, metrics=self._metrics)
         try:
             cause = await session.run()
         except Exception as error:  # one call's failure is its own (STYLE.md, rule 6)
@@ -167,6 +166,7 @@ class Gateway:
         finally:
             admitted.lease.release()
             del self._calls[call.id]
+            self._changed.set()
             self._metrics.calls_active.dec()
         duration_s = time.monotonic() - started
         self._metrics.calls.labels(cause.result.value).inc()
@@ -189,7 +189,8 @@ class Gateway:
     def _on_signal(self, number: int) -> None:
         log.info("gateway.signal", signal=signal.Signals(number).name)
         if self._stopping.is_set():
-            self._stop_now.set()
+            self._hurried = True
+            self._changed.set()
         self._stopping.set()
 
     async def _drain(self) -> None:
@@ -199,15 +200,16 @@ class Gateway:
         await self._calls_over(self._settings.sip.drain_s)
         for call in list(self._calls.values()):
             call.hangup(EndCause.hung_up("gateway is shutting down"))
-        self._stop_now.clear()
+        self._hurried = False
         await self._calls_over(_HANGUP_WITHIN_S)
 
     async def _calls_over(self, within_s: float) -> None:
         """Wait until no call is left, for at most ``within_s``, or until told to stop at once."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                while self._calls and not self._stop_now.is_set():
-                    await asyncio.sleep(0.05)
+                while self._calls and not self._hurried:
+                    self._changed.clear()
+                    await self._changed.wait()
 
     def _health(self) -> Health:
         models = self._models.values()

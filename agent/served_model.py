@@ -101,10 +101,9 @@ class ServedModel:
         while True:
             leased = worker.leased
             try:
-                async with asyncio.timeout(_OPEN_WITHIN_S):
-                    health = await probe(worker.url)
-            except (ModelError, OSError, TimeoutError) as error:
-                self._set_health(worker, healthy=False, why=str(error) or type(error).__name__)
+                health = await probe(worker.url)
+            except ModelError as error:
+                self._set_health(worker, healthy=False, why=str(error))
             else:
                 worker.slots = health.slots
                 worker.used_by_others = max(0, health.slots - health.free - max(leased, worker.leased))

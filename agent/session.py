@@ -137,7 +137,8 @@ class Session:
 
     def _on_model_frame(self, frame: ModelFrame) -> None:
         """Play what the model said, and write down its words."""
-        self._call.play(np.frombuffer(frame.pcm, np.int16))
+        if frame.pcm:  # empty where it would have come too late
+            self._call.play(np.frombuffer(frame.pcm, np.int16))
         self._metrics.frame_play.observe(time.monotonic() - frame.captured_at)
         self._metrics.frame_step.observe((frame.wait_ms + frame.step_ms) / 1000)
         if frame.text:

@@ -118,7 +118,7 @@ async def test_no_more_leases_than_slots(echo: Echo) -> None:
 
 
 async def test_a_lost_model_is_silence_then_the_conversation_goes_on(echo: Echo, tmp_path: Path) -> None:
-    """kill -9 of the model worker in mid-call costs audio for less than 10 s, never the call."""
+    """A kill -9 of the model worker in mid-call costs audio for less than 10 s, never the call."""
     call = ScriptedCall()
     async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
         tasks.create_task(make_session(echo, call, tmp_path).run())
