@@ -63,7 +63,8 @@ class TokenGrid:
         """Enter what a step generated (``text [B]``, ``own [B, dep_q]``), end it, and return what is now complete.
 
         That is the tokens ``[B, K]`` of one frame, delays undone, and ``ready [B]``. After n steps it is the frame
-        n - max_delay, user codes included; rows that are not ready (too early, or masked) hold ``UNGENERATED``.
+        n - max_delay, user codes included; rows that are not ready (too early, or masked) hold ``UNGENERATED``. Without
+        delays the user's part of that frame is yet to come and is ``UNGENERATED`` too.
         """
         state.offset.add_(mask)
         generated = torch.cat([text[:, None], own], dim=1)  # [B, 1 + dep_q]
@@ -72,6 +73,8 @@ class TokenGrid:
         ready = (state.offset > self.max_delay) & mask
         frame = (state.offset[:, None] - self.max_delay + self._delays) % self.columns  # [B, K]
         tokens = state.cache.gather(2, frame[..., None]).squeeze(2)
+        if self.max_delay == 0:
+            tokens[:, 1 + self._dep_q :] = UNGENERATED
         return torch.where(ready[:, None], tokens, UNGENERATED), ready
 
     @staticmethod

@@ -1,0 +1,70 @@
+import torch
+
+from model_runtime.sampling import GREEDY, Sampling, SlotSampler, draw
+
+CPU = torch.device("cpu")
+
+
+def test_frequencies_follow_the_distribution() -> None:
+    """Tokens are drawn as often as softmax(logits / temperature) says."""
+    rows = 20_000
+    logits = torch.tensor([1.0, 0.0, 2.0, -1.0])
+    noise = torch.empty(rows, 4).exponential_(generator=torch.Generator().manual_seed(0))
+    tokens = draw(logits.expand(rows, -1), torch.full((rows,), 0.8), torch.full((rows,), 4), noise)
+    frequency = tokens.bincount(minlength=4) / rows
+    torch.testing.assert_close(frequency, (logits / 0.8).softmax(0), rtol=0, atol=0.015)
+
+
+def test_top_k_is_exact_and_per_row() -> None:
+    """Each row draws from exactly its own k likeliest tokens, though others tie with the last of them."""
+    rows = 3_000
+    logits = torch.tensor([0.0, 3.0, 1.0, 1.0, 1.0, 2.0]).expand(rows, -1)
+    noise = torch.empty(rows, 6).exponential_(generator=torch.Generator().manual_seed(1))
+    top_k = torch.tensor([1, 2, 3]).repeat(rows // 3)
+    tokens = draw(logits, torch.full((rows,), 5.0), top_k, noise)
+    assert [len(tokens[top_k == k].unique()) for k in (1, 2, 3)] == [1, 2, 3]
+    assert set(tokens[top_k == 2].tolist()) == {1, 5}
+
+
+def test_temperature_zero_takes_the_likeliest() -> None:
+    """A row of temperature 0 is greedy beside rows that are not, and takes the first of equals."""
+    logits = torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    noise = torch.tensor([[1e-9, 1.0, 1e-9], [1.0, 1.0, 1e-9]])
+    assert draw(logits, torch.tensor([0.0, 1.0]), torch.tensor([3, 3]), noise).tolist() == [1, 2]
+
+
+def test_noise_belongs_to_the_slot() -> None:
+    """A slot's draws depend on its seed and on the steps it took part in, not on its neighbours or its number."""
+    alone = SlotSampler(1, 5, 7, 2, CPU)
+    alone.reset(0, Sampling(), 13)
+    crowd = SlotSampler(3, 5, 7, 2, CPU)
+    crowd.reset(2, Sampling(), 13)
+    logits = torch.zeros(3, 7)
+    for n in range(20):
+        crowd.prepare([n % 2 == 0, True, False])
+        crowd.prepare([n % 3 == 0, False, True])
+        alone.prepare([True])
+        for k in range(2):
+            assert crowd.code(k, logits)[2] == alone.code(k, logits[:1])[0]
+
+
+def test_streams_of_one_step_draw_independently() -> None:
+    """Text and each code have noise of their own, and each step has new noise."""
+    sampler = SlotSampler(1, 50, 50, 2, CPU)
+    sampler.reset(0, Sampling(1.0, 50, 1.0, 50), 1)
+    drawn = set()
+    for _ in range(4):
+        sampler.prepare([True])
+        logits = torch.zeros(1, 50)
+        drawn.add((int(sampler.text(logits)), int(sampler.code(0, logits)), int(sampler.code(1, logits))))
+    assert len(drawn) == 4
+    assert any(len(set(step)) == 3 for step in drawn)
+
+
+def test_greedy_settings() -> None:
+    """GREEDY makes text and audio greedy."""
+    sampler = SlotSampler(1, 4, 4, 1, CPU)
+    sampler.reset(0, GREEDY, 1)
+    sampler.prepare([True])
+    logits = torch.tensor([[0.0, 0.1, 0.3, 0.2]])
+    assert (int(sampler.text(logits)), int(sampler.code(0, logits))) == (2, 2)
