@@ -28,6 +28,7 @@ _SHARED: Final[list[structlog.typing.Processor]] = [
     structlog.processors.StackInfoRenderer(),
     structlog.processors.format_exc_info,
 ]
+_JSON: Final = structlog.processors.JSONRenderer(default=str)
 
 
 class LogWriter:
@@ -88,7 +89,7 @@ class _Libraries(logging.StreamHandler[LogWriter]):
         formatter = structlog.stdlib.ProcessorFormatter
         self.setFormatter(
             formatter(
-                processors=[formatter.remove_processors_meta, structlog.processors.JSONRenderer()],
+                processors=[formatter.remove_processors_meta, _JSON],
                 foreign_pre_chain=[*_SHARED, structlog.stdlib.add_logger_name],
             )
         )
@@ -103,7 +104,7 @@ def configure(level: str = "info", stream: TextIO | None = None) -> LogWriter:
     writer = LogWriter(sys.stderr if stream is None else stream)
     atexit.register(writer.close)
     structlog.configure(
-        processors=[*_SHARED, structlog.processors.JSONRenderer()],
+        processors=[*_SHARED, _JSON],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=structlog.WriteLoggerFactory(file=writer),  # type: ignore[arg-type]
         cache_logger_on_first_use=False,

@@ -5,9 +5,18 @@ Immutable values, made once by config/load.py; each part of Denwa is handed its 
 
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from config.addresses import check_http_listen, check_ip, check_listen, check_worker_url, parse_network
 
@@ -44,16 +53,22 @@ class PortRange(_Section):
 
     first: int = Field(10_000, ge=1024, le=65_534)
     """The lowest port; even."""
-    last: int = Field(19_999, ge=1025, le=65_535)
+    last: int = Field(19_999, ge=1025, le=65_535, validate_default=True)
     """The highest port. Denwa wants four ports for each of ``sip.max_calls``."""
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.first % 2:
-            raise ValueError(f"first must be even (RTP on the even port, RTCP on the next), e.g. {self.first + 1}")
-        if self.last <= self.first:
-            raise ValueError(f"last must be above first; got {self.first} to {self.last}")
-        return self
+    @field_validator("first")
+    @classmethod
+    def _first_is_even(cls, first: int) -> int:
+        if first % 2:
+            raise ValueError(f"must be even, RTP on the even port and RTCP on the next, e.g. {first + 1}; got {first}")
+        return first
+
+    @field_validator("last")
+    @classmethod
+    def _last_is_above_first(cls, last: int, info: ValidationInfo) -> int:
+        if last <= info.data.get("first", 0):
+            raise ValueError(f"must be above first, which is {info.data['first']}; got {last}")
+        return last
 
 
 class SipRateLimit(_Section):
@@ -106,7 +121,7 @@ class ModelSettings(_Section):
 
     kind: Literal["echo", "moshi"]
     """``moshi``: the speech model; ``echo``: the line test, the caller hears himself."""
-    checkpoint: str | None = None
+    checkpoint: str | None = Field(None, validate_default=True)
     """A checkpoint folder, or ``random:tiny`` for the tiny architecture with seeded random weights."""
     device: str = Field("cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$")
     """The torch device: ``cpu``, ``cuda`` or ``cuda:1``."""
@@ -119,13 +134,15 @@ class ModelSettings(_Section):
     workers: list[WorkerUrl] = []
     """``ws://host:port`` of running workers; empty: the gateway starts one itself."""
 
-    @model_validator(mode="after")
-    def _checkpoint_fits_kind(self) -> Self:
-        if self.kind == "moshi" and self.checkpoint is None:
-            raise ValueError("kind moshi needs a checkpoint: a folder, or random:tiny to try the line without one")
-        if self.kind == "echo" and self.checkpoint is not None:
-            raise ValueError("kind echo takes no checkpoint; leave the key out, or write kind: moshi")
-        return self
+    @field_validator("checkpoint")
+    @classmethod
+    def _checkpoint_fits_kind(cls, checkpoint: str | None, info: ValidationInfo) -> str | None:
+        kind = info.data.get("kind")
+        if kind == "moshi" and not checkpoint:
+            raise ValueError("kind moshi needs one: a folder, or random:tiny to try the line without it")
+        if kind == "echo" and checkpoint is not None:
+            raise ValueError("kind echo takes none; leave the key out, or write kind: moshi")
+        return checkpoint
 
 
 class SamplingSettings(_Section):

@@ -20,7 +20,7 @@ _PLAIN: Final = {
     "boolean": "true or false",
 }
 _BOUNDS: Final = {
-    "minimum": "at least {}",
+    "minimum": "of at least {}",
     "exclusiveMinimum": "above {}",
     "maximum": "at most {}",
     "exclusiveMaximum": "below {}",
@@ -50,6 +50,7 @@ def finding(error: ErrorDetails, schema: Mapping[str, Any], places: Mapping[Key,
         message = f"is missing; it must be {expected}"
     elif kind == "value_error":
         message = _unquoted(str(error["ctx"]["error"]), error["input"], place)
+        key = error["loc"] if isinstance(error["loc"][-1], str) else key
     elif "[key]" in error["loc"]:
         message = "is no name; a name is letters, digits, '.', '-' and '_', up to 64, and begins with a letter or digit"
     elif kind == "too_short":
@@ -69,7 +70,7 @@ def schema_at(schema: Mapping[str, Any], key: Key) -> dict[str, Any]:
         if isinstance(part, int):
             child = node.get("items", {})
         else:
-            child = node.get("properties", {}).get(part, node.get("additionalProperties", {}))
+            child = node.get("properties", {}).get(part) or _any_entry(node)
         node = _resolved(child if isinstance(child, Mapping) else {}, schema)
     return node
 
@@ -83,6 +84,11 @@ def _resolved(node: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, A
     if len(options) == 1:
         found = _resolved(options[0], schema) | {name: value for name, value in found.items() if name != "anyOf"}
     return found
+
+
+def _any_entry(node: Mapping[str, Any]) -> object:
+    """What describes an entry of a mapping whose keys the operator chooses."""
+    return next(iter(node.get("patternProperties", {}).values()), node.get("additionalProperties", {}))
 
 
 def _choices(node: Mapping[str, Any]) -> list[str]:
