@@ -72,6 +72,20 @@ def test_generated_codes_follow_the_logits(small_lm: LanguageModel) -> None:
     assert torch.equal(codes, small_lm.depth_logits(rows, text, codes).argmax(-1))
 
 
+def test_bfloat16_stays_near_float32(small_lm: LanguageModel) -> None:
+    """In bfloat16 the logits are float32's within its resolution, streaming as in one pass."""
+    tokens = columns(small_lm.config)
+    _, expected = small_lm(tokens)
+    half = small_lm.to(torch.bfloat16)
+    assert half(tokens)[1].dtype == torch.bfloat16
+    assert relative(half(tokens)[1].float(), expected) <= 0.05
+    state = half.new_state(3)
+    everyone = torch.ones(3, dtype=torch.bool)
+    logits = torch.stack([half.step(tokens[..., t], state, everyone)[1] for t in range(STEPS)], 1)
+    assert logits.dtype == torch.float32
+    assert relative(logits, expected) <= 0.05
+
+
 def test_zero_token_embeds_to_nothing(small_lm: LanguageModel) -> None:
     """A token of -1 adds nothing to the input, as a row of zeros in its table would."""
     tokens = columns(small_lm.config)
