@@ -1,0 +1,77 @@
+"""A scripted model with the engine's ``step``, and a tenant that notes what it is told."""
+
+import asyncio
+import threading
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_runtime.engine.model import Samples, SamplingOptions, StepOutput
+from model_runtime.engine.slot import SlotStep
+
+BOUND_S = 5.0
+
+
+class ScriptedModel:
+    """Echoes, as the script allows: ``hold`` keeps a step from ending, ``failures`` lets that many steps raise.
+
+    Unrealistic in that its steps take no time of their own and its rows have no state.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.masks: list[tuple[bool, ...]] = []
+        self.resets: list[int] = []
+        self.failures = 0
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self._entered = threading.Semaphore(0)
+
+    def hold(self) -> None:
+        """Keep steps from ending until ``go_on`` is set."""
+        self.go_on.clear()
+
+    async def wait_step_begun(self) -> None:
+        """Wait until one more step has begun."""
+        assert await asyncio.to_thread(self._entered.acquire, timeout=BOUND_S)
+
+    def reset(self, slot: int, sampling: SamplingOptions, seed: int) -> None:
+        self.resets.append(slot)
+
+    def step(self, audio: Samples, mask: NDArray[np.bool_]) -> StepOutput:
+        self.masks.append(tuple(mask.tolist()))
+        self._entered.release()
+        assert self.go_on.wait(BOUND_S)
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("scripted failure")
+        return StepOutput(audio, [f"<{int(row[0])}>" for row in audio], np.zeros((self.slots, 17), np.int64))
+
+
+class NotingTenant:
+    """Notes its slot's steps and failures."""
+
+    def __init__(self) -> None:
+        self.steps: list[SlotStep] = []
+        self.failures: list[Exception] = []
+        self._told = asyncio.Event()
+
+    def on_step(self, step: SlotStep) -> None:
+        self.steps.append(step)
+        self._told.set()
+
+    def on_failure(self, error: Exception) -> None:
+        self.failures.append(error)
+        self._told.set()
+
+    async def wait_told(self, times: int) -> None:
+        """Wait until it was told of that many steps and failures in all."""
+        async with asyncio.timeout(BOUND_S):
+            while len(self.steps) + len(self.failures) < times:
+                self._told.clear()
+                await self._told.wait()
+
+
+def frame(value: int) -> Samples:
+    """A frame that is recognised by its samples' one value."""
+    return np.full(1920, value, np.int16)

@@ -1,0 +1,134 @@
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model_runtime.errors import ProtocolError
+from model_runtime.worker.protocol import (
+    Audio,
+    ClientMessage,
+    Close,
+    Drain,
+    Error,
+    Frame,
+    Open,
+    Ready,
+    SamplingOptions,
+    WorkerMessage,
+    decode_from_client,
+    decode_from_worker,
+    encode,
+)
+
+PCM = bytes(range(256)) * 15
+FRAME = Frame(PCM, " hi", 7, tuple(range(-2, 15)), 12.5, 0.25, 14.0)
+
+
+@pytest.mark.parametrize(
+    "message", [Open(2**63 - 1, SamplingOptions(0.0, 1, 2.5, 32_000)), Open(0), Audio(PCM, -1.5), Close()]
+)
+def test_what_a_client_sends_arrives(message: ClientMessage) -> None:
+    """A client's message decodes to itself."""
+    assert decode_from_client(encode(message)) == message
+
+
+@pytest.mark.parametrize(
+    "message", [Ready(0, 4, "m"), FRAME, Frame(b"", "", 0, (), 0.0, 0.0, 0.0), Error("idle", "too long"), Drain()]
+)
+def test_what_a_worker_sends_arrives(message: WorkerMessage) -> None:
+    """A worker's message decodes to itself."""
+    assert decode_from_worker(encode(message)) == message
+
+
+GOOD_OPEN = {
+    "type": "open",
+    "seed": 1,
+    "sampling": {"audio_temperature": 0.8, "audio_top_k": 250, "text_temperature": 0.7, "text_top_k": 25},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"type": "force"}, "type: expected one of open, audio, close; got 'force'"),
+        ({"type": ["open"]}, "type: expected"),
+        ({"resume": []}, "open: 'resume' is no field; there are: seed, sampling"),
+        ({"seed": -1}, "open: seed: expected a whole number from 0 to"),
+        ({"seed": True}, "open: seed: expected a whole number"),
+        ({"sampling": None}, "open: sampling: expected a map"),
+        ({"sampling": {}}, "open: sampling: audio_temperature is missing"),
+        ({"sampling": GOOD_OPEN["sampling"] | {"text_top_k": 0}}, "sampling: text_top_k: expected a whole number from 1"),  # type: ignore[operator]
+        ({"sampling": GOOD_OPEN["sampling"] | {"text_temperature": float("nan")}}, "text_temperature: expected a number"),  # type: ignore[operator]
+    ],
+)
+def test_an_error_names_message_field_and_remedy(change: dict[str, object], message: str) -> None:
+    """A refused message tells which field was wrong and what would be right."""
+    with pytest.raises(ProtocolError) as caught:
+        decode_from_client(msgpack.packb(GOOD_OPEN | change))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("pcm", [b"", PCM[:-1], PCM + b"\0", "x" * 3840, None])
+def test_audio_is_one_frame(pcm: object) -> None:
+    """A client's audio is 3,840 bytes, no more and no less."""
+    with pytest.raises(ProtocolError, match="audio: pcm: expected 3840 bytes"):
+        decode_from_client(msgpack.packb({"type": "audio", "pcm": pcm, "captured_at": 0.0}))
+
+
+@pytest.mark.parametrize("tokens", [[1] * 16, [1] * 18, [-3] + [1] * 16, [2**31] * 17, [1.0] * 17, "17"])
+def test_tokens_are_seventeen_or_none(tokens: object) -> None:
+    """Tokens are 17 whole numbers from -2, or none."""
+    message = msgpack.unpackb(encode(FRAME)) | {"tokens": tokens}
+    with pytest.raises(ProtocolError, match="frame: tokens|frame: expected a whole|tokens: expected"):
+        decode_from_worker(msgpack.packb(message))
+
+
+def test_the_ends_do_not_mix() -> None:
+    """A worker's message is none of a client's, and the reverse."""
+    with pytest.raises(ProtocolError):
+        decode_from_client(encode(FRAME))
+    with pytest.raises(ProtocolError):
+        decode_from_worker(encode(Close()))
+
+
+def test_a_message_has_a_greatest_size() -> None:
+    """What is too long is refused before it is unpacked."""
+    with pytest.raises(ProtocolError, match="at most 16384"):
+        decode_from_client(bytes(20_000))
+
+
+VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=8) | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8) | st.binary(), inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = "seed sampling pcm captured_at slot slots model text step tokens wait_ms step_ms code message".split()
+LIKELY = st.fixed_dictionaries(
+    {"type": st.sampled_from(["open", "audio", "close", "ready", "frame", "error", "drain"])},
+    optional=dict.fromkeys(FIELDS, VALUE | st.just(PCM) | st.just(GOOD_OPEN["sampling"])),
+)
+
+
+@given(st.binary(max_size=200) | (VALUE | LIKELY).map(msgpack.packb))
+def test_decoding_raises_nothing_but_protocol_errors(data: bytes) -> None:
+    """Whatever comes, it is a message or a ``ProtocolError``."""
+    for decode in (decode_from_client, decode_from_worker):
+        try:
+            message = decode(data)
+        except ProtocolError:
+            continue
+        encode(message)
+
+
+@given(st.data())
+def test_a_damaged_message_raises_nothing_but_protocol_errors(data: st.DataObject) -> None:
+    """A good message with some bytes changed or cut off is a message or a ``ProtocolError``."""
+    good = bytearray(encode(data.draw(st.sampled_from([FRAME, Open(5), Audio(PCM, 1.0), Ready(1, 2, "m")]))))
+    for _ in range(data.draw(st.integers(1, 4))):
+        good[data.draw(st.integers(0, min(80, len(good) - 1)))] = data.draw(st.integers(0, 255))
+    damaged = bytes(good[: data.draw(st.integers(0, len(good)))]) if data.draw(st.booleans()) else bytes(good)
+    for decode in (decode_from_client, decode_from_worker):
+        try:
+            decode(damaged)
+        except ProtocolError:
+            continue
