@@ -36,9 +36,11 @@ class ScriptedModel:
         assert await asyncio.to_thread(self._entered.acquire, timeout=BOUND_S)
 
     def reset(self, slot: int, sampling: SamplingOptions, seed: int) -> None:
+        """Note the reset."""
         self.resets.append(slot)
 
     def step(self, audio: Samples, mask: NDArray[np.bool_]) -> StepOutput:
+        """Echo, with the first sample as text."""
         self.masks.append(tuple(mask.tolist()))
         self._entered.release()
         assert self.go_on.wait(BOUND_S)
@@ -57,10 +59,12 @@ class NotingTenant:
         self._told = asyncio.Event()
 
     def on_step(self, step: SlotStep) -> None:
+        """Note the step."""
         self.steps.append(step)
         self._told.set()
 
     def on_failure(self, error: Exception) -> None:
+        """Note the failure."""
         self.failures.append(error)
         self._told.set()
 

@@ -17,6 +17,7 @@ SAMPLING = SamplingOptions()
 
 @asynccontextmanager
 async def running(model: Model, **options: Any) -> AsyncIterator[Engine]:
+    """An engine whose thread ends with the test."""
     engine = Engine(model, **options)
     engine.start()
     try:
@@ -173,10 +174,13 @@ async def test_a_model_beyond_help_stops_the_engine() -> None:
 
 
 class Clock:
+    """Time as the test sets it."""
+
     def __init__(self) -> None:
         self.now = 1000.0
 
     def __call__(self) -> float:
+        """The time, s."""
         return self.now
 
 

@@ -57,8 +57,14 @@ GOOD_OPEN = {
         ({"seed": True}, "open: seed: expected a whole number"),
         ({"sampling": None}, "open: sampling: expected a map"),
         ({"sampling": {}}, "open: sampling: audio_temperature is missing"),
-        ({"sampling": GOOD_OPEN["sampling"] | {"text_top_k": 0}}, "sampling: text_top_k: expected a whole number from 1"),  # type: ignore[operator]
-        ({"sampling": GOOD_OPEN["sampling"] | {"text_temperature": float("nan")}}, "text_temperature: expected a number"),  # type: ignore[operator]
+        (
+            {"sampling": GOOD_OPEN["sampling"] | {"text_top_k": 0}},
+            "sampling: text_top_k: expected a whole number from 1",
+        ),  # type: ignore[operator]
+        (
+            {"sampling": GOOD_OPEN["sampling"] | {"text_temperature": float("nan")}},
+            "text_temperature: expected a number",
+        ),  # type: ignore[operator]
     ],
 )
 def test_an_error_names_message_field_and_remedy(change: dict[str, object], message: str) -> None:
@@ -79,7 +85,7 @@ def test_audio_is_one_frame(pcm: object) -> None:
 def test_tokens_are_seventeen_or_none(tokens: object) -> None:
     """Tokens are 17 whole numbers from -2, or none."""
     message = msgpack.unpackb(encode(FRAME)) | {"tokens": tokens}
-    with pytest.raises(ProtocolError, match="frame: tokens|frame: expected a whole|tokens: expected"):
+    with pytest.raises(ProtocolError, match="frame: tokens: expected"):
         decode_from_worker(msgpack.packb(message))
 
 
@@ -102,7 +108,22 @@ VALUE = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8) | st.binary(), inner, max_size=4),
     max_leaves=12,
 )
-FIELDS = "seed sampling pcm captured_at slot slots model text step tokens wait_ms step_ms code message".split()
+FIELDS = [
+    "seed",
+    "sampling",
+    "pcm",
+    "captured_at",
+    "slot",
+    "slots",
+    "model",
+    "text",
+    "step",
+    "tokens",
+    "wait_ms",
+    "step_ms",
+    "code",
+    "message",
+]
 LIKELY = st.fixed_dictionaries(
     {"type": st.sampled_from(["open", "audio", "close", "ready", "frame", "error", "drain"])},
     optional=dict.fromkeys(FIELDS, VALUE | st.just(PCM) | st.just(GOOD_OPEN["sampling"])),
