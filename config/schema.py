@@ -215,7 +215,7 @@ class Settings(_Section):
     """denwa.yaml, with the agents beside it read in."""
 
     sip: SipSettings = SipSettings()
-    """The SIP edge and its line workers."""
+    """Where calls come in, and who may call."""
     models: Annotated[dict[Name, ModelSettings], Field(min_length=1)]
     """The models, by name; an agent speaks through one of them."""
     agents: Annotated[dict[Name, AgentConfig], Field(min_length=1)]
@@ -225,6 +225,6 @@ class Settings(_Section):
     trunks: dict[Name, Trunk] = {}
     """Known peers, by name."""
     storage: StorageSettings = StorageSettings()
-    """Where records of calls are kept."""
+    """What is kept of a call."""
     observability: ObservabilitySettings = ObservabilitySettings()
     """Logs and the HTTP listener."""
