@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-PEERS = {"baresip": "baresip", "sipp": "sip-tester", "tshark": "tshark", "espeak-ng": "espeak-ng"}
+PEERS = {"baresip": "baresip", "sipp": "sip-tester", "tcpdump": "tcpdump", "tshark": "tshark", "espeak-ng": "espeak-ng"}
 """Programs that tests use as far ends, and the Debian package of each."""
 
 

@@ -66,6 +66,16 @@ class Caller:
         port: int = self._rtp.get_extra_info("sockname")[1]
         return port
 
+    @property
+    def rtp_peer(self) -> Address | None:
+        """Where the far end wants the audio."""
+        return self._rtp_peer
+
+    def hears_since(self, at: float) -> bool:
+        """Whether a packet without silence has come after ``at`` (``time.monotonic()``)."""
+        fresh = itertools.takewhile(lambda packet: packet.at > at, reversed(self.heard))
+        return any(not rtp.silent(packet) for packet in fresh)
+
     async def open(self) -> None:
         """Call and return when the call is up; raises ``CallRefused``."""
         loop = asyncio.get_running_loop()
@@ -195,9 +205,7 @@ class Caller:
         if method == "BYE" and not self.ended.is_set():
             self.ended_at = time.monotonic()
             self.ended.set()
-        kept = [
-            line for line in lines if line.split(":")[0].strip().lower() in _MIRRORED
-        ]
+        kept = [line for line in lines if line.split(":")[0].strip().lower() in _MIRRORED]
         status = "200 OK" if method in ("BYE", "OPTIONS") else "488 Not Acceptable Here"
         self._sip.sendto("\r\n".join([f"SIP/2.0 {status}", *kept, "Content-Length: 0", "", ""]).encode(), source)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import time
@@ -36,6 +37,8 @@ class Denwa:
     folder: Path
     sip_port: int
     http_port: int
+    rtp_ports: tuple[int, int]
+    """First and last."""
     process: asyncio.subprocess.Process
     log_path: Path
 
@@ -147,35 +150,17 @@ async def denwa(
     entry; on exit it is stopped and must leave with 0 and no process behind.
     """
     sip_port, http_port, rtp_first = free_port(), free_port(), _free_range()
-    every = AGENTS | (agents or {})
-    config = {
-        "sip": {
-            "listen": [f"udp:127.0.0.1:{sip_port}", f"tcp:127.0.0.1:{sip_port}"],
-            "rtp_address": "127.0.0.1",
-            "rtp_ports": {"first": rtp_first, "last": rtp_first + RTP_PORTS - 1},
-            "rate_limit": {"per_s": 200, "burst": 400},
-            "drain_s": 1,
-            **(sip or {}),
-        },
-        "models": {"echo": {"kind": "echo", "slots": 64}, **(models or {})},
-        "agents": every,
-        "routes": [{"called": name, "agent": name} for name in every],
-        "storage": {"transcripts": str(folder / "transcripts")},
-        "observability": {"http_listen": f"127.0.0.1:{http_port}"},
+    section = {
+        "listen": [f"udp:127.0.0.1:{sip_port}", f"tcp:127.0.0.1:{sip_port}"],
+        "rtp_address": "127.0.0.1",
+        "rtp_ports": {"first": rtp_first, "last": rtp_first + RTP_PORTS - 1},
+        "rate_limit": {"per_s": 200, "burst": 400},
+        "drain_s": 1,
     }
-    path = folder / "denwa.yaml"
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    path = write_config(folder, http_port, section | (sip or {}), models or {}, AGENTS | (agents or {}))
     log_path = folder / "log"
-    with log_path.open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            *prefix,
-            *(sys.executable, "-m", "agent.cli", "serve", "--config", str(path)),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=ROOT,
-        )
-    running = Denwa(folder, sip_port, http_port, process, log_path)
+    process = await start(log_path, *prefix, sys.executable, "-m", "agent.cli", "serve", "--config", str(path))
+    running = Denwa(folder, sip_port, http_port, (rtp_first, rtp_first + RTP_PORTS - 1), process, log_path)
     try:
         await running.wait_health(status="ok")
         yield running
@@ -184,6 +169,32 @@ async def denwa(
         if process.returncode is None:
             process.terminate()
         await end(process)
+
+
+def write_config(
+    folder: Path, http_port: int, sip: dict[str, Any], models: dict[str, Any], agents: dict[str, Any]
+) -> Path:
+    """Write a denwa.yaml in which every agent answers the number of its name; the model ``echo`` is always there."""
+    config = {
+        "sip": sip,
+        "models": {"echo": {"kind": "echo", "slots": 64}, **models},
+        "agents": agents,
+        "routes": [{"called": name, "agent": name} for name in agents],
+        "storage": {"transcripts": str(folder / "transcripts")},
+        "observability": {"http_listen": f"127.0.0.1:{http_port}"},
+    }
+    path = folder / "denwa.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    return path
+
+
+async def start(log_path: Path, *command: str) -> asyncio.subprocess.Process:
+    """Start one of Denwa's commands as it is run outside of tests, its output in a file."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONASYNCIODEBUG"}
+    with log_path.open("wb") as log:
+        return await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, env=environment
+        )
 
 
 RTP_PORTS = 400

@@ -1,6 +1,7 @@
 """What /proc tells about a process: its children, its cost."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -47,6 +48,16 @@ def memory(pid: int) -> tuple[float, float]:
 def open_files(pid: int) -> int:
     """How many file descriptors it holds."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def udp_ports(pid: int) -> set[int]:
+    """The UDP ports (IPv4) that it has bound."""
+    links = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            links.add(os.readlink(entry))
+    rows = [line.split() for line in Path("/proc/net/udp").read_text().splitlines()[1:]]
+    return {int(row[1].split(":")[1], 16) for row in rows if f"socket:[{row[9]}]" in links}
 
 
 def _read(pid: int, name: str) -> str:

@@ -60,7 +60,16 @@ async def sipp(
             *("sipp", f"127.0.0.1:{port}", "-sf", str(SCENARIOS / f"{scenario}.xml"), "-i", "127.0.0.1"),
             *("-t", "t1" if transport == "tcp" else "u1", "-p", str(free_port()), "-nostdin", "-mp", str(free_port())),
             *("-s", called, "-m", str(calls), "-r", str(rate), "-l", str(at_once or calls)),
-            *("-d", str(round(talk_s * 1000)), "-timeout", str(round(within_s)), "-timeout_error", "-trace_err", "-error_file", str(folder / "errors")),
+            *(
+                "-d",
+                str(round(talk_s * 1000)),
+                "-timeout",
+                str(round(within_s)),
+                "-timeout_error",
+                "-trace_err",
+                "-error_file",
+                str(folder / "errors"),
+            ),
             *("-trace_stat", "-stf", str(folder / "stat.csv"), "-fd", "1"),
             *(("-trace_msg", "-message_file", str(folder / "messages")) if trace else ()),
         ]

@@ -1,0 +1,192 @@
+"""How long the caller waits for his echo, how evenly packets come, and what a call costs.
+
+Denwa with all its processes runs on one core, everything that measures on another. White noise goes out in G.711 on an
+exact 20 ms schedule, and all figures about audio come from a capture of the RTP on the wire. Beside it, in the same
+run, the same echo through bare pjsua2 (benchmarks/bare_pjsua2_echo.py). Latency includes the 80 ms of framing.
+
+    python -m benchmarks.echo_path [--calls 1 4 12 32] [--seconds 12]
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.table import machine, markdown
+from tests.peers import audio, proc, rtp
+from tests.peers.caller import Address, Caller, call
+from tests.peers.denwa import denwa
+from tests.peers.processes import end, free_port
+from tests.peers.rtp_capture import Streams, capture, from_port, streams, to_port
+
+PRODUCT_CORE, LOAD_CORE = 0, 1
+PIN = ("taskset", "-c", str(PRODUCT_CORE))
+BARE_CALLS = 4  # the wheel holds no more in a process
+BARE_RTP = 15_000
+IDLE_S, SETTLE_S = 3.0, 2.0
+STAGGER_S = 0.037  # so that calls do not all frame at the same moment
+
+HEAD = [
+    *("echo through", "calls", "latency ms median", "p99", "gap ms p99", "max", "underruns"),
+    *("CPU %", "idle %", "CPU % per call", "memory MB", "per call", "load's own gap ms p99"),
+]
+
+
+@dataclass
+class Figures:
+    """One row: what so many calls got, and what they cost."""
+
+    latencies: list[float] = field(default_factory=list)  # ms
+    gaps: list[float] = field(default_factory=list)  # ms
+    load_gaps: list[float] = field(default_factory=list)  # ms
+    underruns: int = 0
+    idle: float = 0.0  # % of a core
+    busy: float = 0.0  # % of a core
+    memory: dict[str, tuple[int, float, float]] = field(default_factory=dict)  # kind: processes, RSS, PSS in MB
+
+    def row(self, name: str, calls: int) -> list[object]:
+        """The table's row."""
+        pss = sum(each[2] for each in self.memory.values())
+        return [
+            *(name, calls, *_percentiles(self.latencies, 50, 99), *_percentiles(self.gaps, 99, 100), self.underruns),
+            *(self.busy, self.idle, (self.busy - self.idle) / calls, pss, pss / calls),
+            *_percentiles(self.load_gaps, 99),
+        ]
+
+
+def _percentiles(values: list[float], *percents: float) -> list[object]:
+    return [float(np.percentile(values, percent)) for percent in percents] if values else ["-"] * len(percents)
+
+
+Kinds = Callable[[], dict[str, list[int]]]
+"""All processes of what is measured, by kind."""
+
+
+async def measure(
+    server: Address, ports: tuple[int, int], kinds: Kinds, calls: int, seconds: float, folder: Path
+) -> Figures:
+    """Call the echo ``calls`` times at once and measure for ``seconds``."""
+    figures = Figures()
+    figures.idle = await _cpu(kinds, IDLE_S)
+    wire = folder / "rtp.pcap"
+    async with capture(wire, *ports), contextlib.AsyncExitStack() as stack:
+        callers = []
+        for number in range(calls):
+            noise = audio.noise(-20, 7.3, 8_000, seed=number)
+            callers.append(await stack.enter_async_context(call(server, "echo", noise)))
+            await asyncio.sleep(STAGGER_S)
+        await asyncio.sleep(SETTLE_S)
+        first = time.time()
+        figures.busy = await _cpu(kinds, seconds)
+        last = time.time()
+        figures.memory = {kind: _memory(pids) for kind, pids in kinds().items()}
+        caller_ports = [each.rtp_port for each in callers]
+        _unharmed(callers)
+    _analyse(figures, streams(wire), caller_ports, first, last)
+    return figures
+
+
+def _analyse(figures: Figures, found: Streams, caller_ports: list[int], first: float, last: float) -> None:
+    for port in caller_ports:
+        sent = from_port(found, port)
+        returned = [packet for packet in to_port(found, port) if first <= packet.at <= last]
+        if len(returned) < 2:
+            raise RuntimeError(f"nothing came back to port {port}")
+        figures.latencies += list(rtp.echo_latencies(sent, returned) * 1000)
+        figures.gaps += list(rtp.gaps(returned) * 1000)
+        figures.load_gaps += list(rtp.gaps([packet for packet in sent if first <= packet.at <= last]) * 1000)
+        figures.underruns += rtp.underruns(returned)
+
+
+def _unharmed(callers: list[Caller]) -> None:
+    dropped = sum(caller.ended.is_set() for caller in callers)
+    if dropped:
+        raise RuntimeError(f"{dropped} calls were dropped")
+
+
+async def _cpu(kinds: Kinds, seconds: float) -> float:
+    """Percent of a core that all processes together use for ``seconds``."""
+    pids = [pid for group in kinds().values() for pid in group]
+    before = sum(map(proc.cpu_s, pids))
+    started = time.monotonic()
+    await asyncio.sleep(seconds)
+    return 100 * (sum(map(proc.cpu_s, pids)) - before) / (time.monotonic() - started)
+
+
+def _memory(pids: list[int]) -> tuple[int, float, float]:
+    sizes = [proc.memory(pid) for pid in pids]
+    return len(pids), sum(rss for rss, _ in sizes), sum(pss for _, pss in sizes)
+
+
+@asynccontextmanager
+async def bare_pjsua2() -> AsyncIterator[tuple[Address, Kinds]]:
+    """The baseline, running on the product's core."""
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        *(*PIN, sys.executable, "-m", "benchmarks.bare_pjsua2_echo", "--port", str(port), "--rtp-first", str(BARE_RTP)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(20):
+            while (line := await process.stdout.readline()) != b"ready\n":
+                if not line:
+                    raise RuntimeError("bare pjsua2 does not start")
+        yield ("127.0.0.1", port), lambda: {"bare pjsua2": proc.tree(process.pid)}
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        await end(process)
+
+
+async def bench(counts: list[int], seconds: float) -> None:
+    """Measure everything and print the tables."""
+    rows: list[list[object]] = []
+    memory: list[list[object]] = []
+
+    def note(name: str, calls: int, figures: Figures) -> None:
+        rows.append(figures.row(name, calls))
+        for kind, (processes, rss, pss) in figures.memory.items():
+            memory.append([name, calls, kind, processes, rss / processes, pss / processes])
+
+    with tempfile.TemporaryDirectory(prefix="echo-path-") as name:
+        async with bare_pjsua2() as (server, kinds):
+            ports = (BARE_RTP, BARE_RTP + 200)
+            note("bare pjsua2", BARE_CALLS, await measure(server, ports, kinds, BARE_CALLS, seconds, Path(name)))
+        for calls in counts:
+            folder = Path(name) / str(calls)
+            folder.mkdir()
+            async with denwa(folder, sip={"max_calls": calls}, prefix=PIN) as gateway:
+                figures = await measure(gateway.server, gateway.rtp_ports, gateway.kinds, calls, seconds, folder)
+            note("Denwa", calls, figures)
+    print(f"Machine: {machine()}. Product on core {PRODUCT_CORE}, load and capture on core {LOAD_CORE}.")
+    print(f"White noise in PCMU for {seconds:.0f} s, latency including 80 ms of framing.\n")
+    print(markdown(HEAD, rows))
+    print("\nMemory is the sum of proportional set sizes (PSS). By kind of process, each:\n")
+    print(markdown(["echo through", "calls", "process", "number", "RSS MB", "PSS MB"], memory))
+
+
+def main() -> None:
+    """Parse the command line, keep to the load's core, and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, nargs="*", default=[1, 4, 12, 32], metavar="N")
+    parser.add_argument("--seconds", type=float, default=12.0)
+    options = parser.parse_args()
+    os.sched_setaffinity(0, {LOAD_CORE})
+    asyncio.run(bench(options.calls, options.seconds))
+
+
+if __name__ == "__main__":
+    main()
