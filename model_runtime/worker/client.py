@@ -5,10 +5,9 @@ and no task lies between.
 """
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, cast
 
 from websockets.client import ClientProtocol
 from websockets.frames import Frame as WebSocketFrame
@@ -122,12 +121,8 @@ class ModelSession(asyncio.Protocol):
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Send the WebSocket handshake (RFC 6455 section 4.1)."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        raw = transport.get_extra_info("socket")
-        if raw.family in (socket.AF_INET, socket.AF_INET6):
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        """Send the WebSocket handshake (RFC 6455 section 4.1); asyncio and uvloop have set TCP_NODELAY."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
         self._socket.send_request(self._socket.connect())
         self._flush()
 
@@ -157,8 +152,8 @@ class ModelSession(asyncio.Protocol):
     def _on_handshake(self) -> None:
         if self._socket.handshake_exc is not None:
             self._fail(ProtocolError(f"{self._url}: no worker: {self._socket.handshake_exc}"))
-            return
-        self._socket.send_binary(encode(self._request))
+        elif self._socket.state is State.OPEN:  # a refusal may have come in the same breath
+            self._socket.send_binary(encode(self._request))
 
     def _on_websocket_frame(self, frame: WebSocketFrame) -> None:
         if frame.opcode is Opcode.BINARY and frame.fin:

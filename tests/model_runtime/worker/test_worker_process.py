@@ -2,12 +2,14 @@
 
 import asyncio
 import signal
+import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 import pytest
 import pytest_asyncio
+import uvloop
 
 from config.schema import ModelSettings
 from model_runtime.errors import ModelLost, NoFreeSlot
@@ -126,6 +128,25 @@ async def test_a_drain_has_an_end() -> None:
         worker.signal(signal.SIGTERM)
         assert isinstance(await ended(session), ModelLost)
         assert await worker.wait() == 0
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_the_client_runs_on_both_event_loops(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """A session converses on asyncio's loop and on uvloop's, and neither holds small writes back (TCP_NODELAY)."""
+
+    async def converse() -> int:
+        inbox = Inbox()
+        async with worker_process(ECHO) as worker, open_session(worker.url, Open(seed=1), on_frame=inbox) as session:
+            session.send_audio(np.ones(1920, np.int16), 0.0)
+            await inbox.wait(1)
+            assert session._transport is not None
+            raw = session._transport.get_extra_info("socket")
+            held_back = raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
+        assert not held_back
+        return len(inbox.frames)
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        assert runner.run(converse()) == 1
 
 
 async def test_metrics_tell_of_slots_and_steps(worker: WorkerProcess) -> None:
