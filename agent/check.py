@@ -5,7 +5,6 @@ Functions from arguments to the text to print and the exit code; they print noth
 
 import json
 from collections.abc import Mapping
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -55,7 +54,7 @@ def explain(
         return Answer(str(error), 2)
     lines = [f"called {called_user!r}, caller {caller_user!r}, {f'trunk {trunk!r}' if trunk else 'no trunk'}"]
     if source and not is_allowed(settings, source):
-        lines.append(f"{ip_address(source)} is neither in sip.allow nor a trunk's: the call is refused (403)")
+        lines.append(f"{source} is neither in sip.allow nor a trunk's: its call gets no answer")
         return Answer("\n".join(lines), 0)
     decision = route(settings, called=called_user, caller=caller_user, trunk=trunk)
     for index, reason in enumerate(decision.reasons):

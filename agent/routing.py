@@ -40,14 +40,14 @@ def trunk_of(settings: Settings, address: str) -> str | None:
 
 
 def is_allowed(settings: Settings, address: str) -> bool:
-    """Whether the edge hears this IP address at all: it is in ``sip.allow`` or belongs to a trunk."""
+    """Whether the edge hears this IP address at all: it is in ``sip.allow`` or a trunk's; others get no answer."""
     source = _unmapped(address)
     return any(source in network for network in settings.sip.allow) or trunk_of(settings, address) is not None
 
 
 def _unmapped(address: str) -> IPv4Address | IPv6Address:
     """An IPv4 peer heard on an IPv6 socket is an IPv4 peer (RFC 4291 section 2.5.5.2)."""
-    source = ip_address(address)
+    source = ip_address(address.partition("%")[0])
     return getattr(source, "ipv4_mapped", None) or source
 
 

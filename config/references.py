@@ -17,7 +17,9 @@ Fault = tuple[Key, str]
 """Where, and what is wrong in words."""
 
 PORTS_PER_CALL: Final = 4
-"""Two for RTP and RTCP, and as many again: a line worker holds a reserve while ports of ended calls rest."""
+"""Two for RTP and RTCP, and as many again: ports of a call that just ended rest for a while."""
+SPARE_PORTS: Final = 32
+"""For the spare line worker, and one not quite full, of four calls each."""
 
 CONDITIONS: Final = ("called", "caller", "trunk")
 """The keys of a route that must hold, in the order in which they are tried."""
@@ -60,12 +62,12 @@ def _too_few_ports(sip: Mapping[str, Any]) -> Iterator[Fault]:
         max_calls = int(sip.get("max_calls") or SipSettings().max_calls)
     except (ValidationError, ValueError, TypeError):
         return  # reported where it stands
-    there, wanted = ports.last - ports.first + 1, PORTS_PER_CALL * max_calls
+    there, wanted = ports.last - ports.first + 1, PORTS_PER_CALL * max_calls + SPARE_PORTS
     if there < wanted:
         last = ports.first + wanted - 1
         right = f"make last at least {last}" if last <= 65_535 else "begin lower, or lower sip.max_calls"
         key: Key = ("sip", "rtp_ports") if "rtp_ports" in sip else ("sip", "max_calls")
-        yield key, f"{there} ports are too few for {max_calls} calls, which take {wanted}; {right}"
+        yield key, f"{there} ports are too few for {max_calls} calls, which want {wanted}; {right}"
 
 
 def _covers(pattern: object, other: object) -> bool:

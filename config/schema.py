@@ -54,7 +54,7 @@ class PortRange(_Section):
     first: int = Field(10_000, ge=1024, le=65_534)
     """The lowest port; even."""
     last: int = Field(19_999, ge=1025, le=65_535, validate_default=True)
-    """The highest port. Denwa wants four ports for each of ``sip.max_calls``."""
+    """The highest port. Denwa wants four ports for each of ``sip.max_calls`` and 32 more."""
 
     @field_validator("first")
     @classmethod
@@ -93,7 +93,7 @@ class SipSettings(_Section):
         IPv4Network("172.16.0.0/12"),
         IPv4Network("192.168.0.0/16"),
     ]
-    """Networks that may call; the addresses of trunks are allowed as well. Anyone else is refused."""
+    """Networks that may call; the addresses of trunks may as well. Nobody else gets an answer."""
     max_calls: int = Field(12, ge=1, le=10_000)
     """Calls at a time in total; the next one gets 503 with Retry-After."""
     max_calls_per_source: int | None = Field(None, ge=1)
@@ -191,8 +191,6 @@ class Trunk(_Section):
 
     addresses: list[Network] = Field(min_length=1)
     """Addresses or networks from which the peer sends."""
-    max_calls: int | None = Field(None, ge=1)
-    """Calls at a time on this trunk; default: no limit but ``sip.max_calls``."""
 
 
 class StorageSettings(_Section):

@@ -54,7 +54,7 @@ def test_explain_names_the_agent(uri: str, expected: str) -> None:
 
 def test_explain_tells_of_refused_sources_and_unmatched_calls(tmp_path: Path) -> None:
     """A source that is not allowed, and a call that no route takes, are explained as the edge answers them."""
-    assert "refused (403)" in explain(default_path(), "sip:echo@host", source="192.0.2.1", env={}).text
+    assert "its call gets no answer" in explain(default_path(), "sip:echo@host", source="192.0.2.1", env={}).text
     path = tmp_path / "denwa.yaml"
     path.write_text("models: {e: {kind: echo}}\nagents: {a: {model: e}}\nroutes: [{agent: a, called: 1}]\n")
     text = explain(path, "sip:2@host", env={}).text
