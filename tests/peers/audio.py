@@ -105,7 +105,7 @@ def fit_tone(samples: Samples, rate: int, frequency: float) -> ToneFit:
         raise ValueError(f"{samples.size} samples are too few to measure a tone")
     x = samples.astype(np.float64)
     t = (np.arange(x.size) - x.size / 2) / rate
-    omega = 2 * np.pi * frequency
+    omega = 2 * np.pi * _peak(x, rate, frequency)
     a = b = 0.0
     for step in range(8):
         sine, cosine = np.sin(omega * t), np.cos(omega * t)
@@ -121,6 +121,14 @@ def fit_tone(samples: Samples, rate: int, frequency: float) -> ToneFit:
     rest -= rest.mean()
     snr = 10 * np.log10(np.mean(fitted**2) / (np.mean(rest**2) + 1e-12))
     return ToneFit(omega / (2 * np.pi), float(level(fitted)), float(snr))
+
+
+def _peak(x: Signal, rate: int, frequency: float) -> float:
+    """Where the spectrum is highest within 20 Hz of ``frequency``: near enough for the fit to converge."""
+    n = 8 << x.size.bit_length()
+    frequencies = np.fft.rfftfreq(n, 1 / rate)
+    near = np.flatnonzero(np.abs(frequencies - frequency) <= 20)
+    return float(frequencies[near][np.argmax(np.abs(np.fft.rfft(x * np.hanning(x.size), n)[near]))])
 
 
 def lag(reference: Samples | Signal, recorded: Samples | Signal) -> int:
@@ -182,7 +190,7 @@ def match(reference: Samples, recorded: Samples, rate: int, skip_s: float = 0.0)
         else:
             high -= third
     fraction = (low + high) / 2
-    edge = min(64, x.size // 8)  # the shift wraps round at the ends
+    edge = min(800, x.size // 8)  # the shift wraps round at the ends, and that decays slowly
     model, heard = shifted(fraction)[edge:-edge], y[edge:-edge]
     gain = float(np.dot(model, heard) / (np.dot(model, model) + 1e-12))
     rest = heard - gain * model

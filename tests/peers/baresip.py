@@ -106,15 +106,18 @@ class Baresip:
 
     async def wait_event(self, kind: str, *, failing: str = "", within_s: float = EVENT_S) -> dict[str, Any]:
         """Wait for an event that has not been waited for yet; ``failing`` is one after which it cannot come."""
-        async with asyncio.timeout(within_s):
-            while True:
-                while self.events:
-                    event = self.events.pop(0)
-                    if event.get("type") == kind:
-                        return event
-                    if failing and event.get("type") == failing:
-                        raise BaresipError(f"{failing} instead of {kind}: {event}\n{self.log()}")
-                self.events.append(await self._next(kind))
+        try:
+            async with asyncio.timeout(within_s):
+                while True:
+                    while self.events:
+                        event = self.events.pop(0)
+                        if event.get("type") == kind:
+                            return event
+                        if failing and event.get("type") == failing:
+                            raise BaresipError(f"{failing} instead of {kind}: {event}\n{self.log()}")
+                    self.events.append(await self._next(kind))
+        except TimeoutError as fault:
+            raise BaresipError(f"no {kind} within {within_s} s\n{self.log()}") from fault
 
     def recording(self) -> Samples:
         """What the caller has heard in its latest call, at the codec's rate; complete once the call is over."""
