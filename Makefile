@@ -13,8 +13,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ORACLE := moshi==0.2.13
 
 # Far ends of the tests: program=package.
-PEERS := sipp=sip-tester baresip=baresip tshark=tshark sox=sox espeak-ng=espeak-ng
-BENCHMARKS := $(wildcard benchmarks/*.py)
+PEERS := sipp=sip-tester baresip=baresip tcpdump=tcpdump tshark=tshark sox=sox espeak-ng=espeak-ng
+BENCHMARKS = $(shell grep -l "^if __name__" benchmarks/*.py)
 
 export DEBIAN_FRONTEND := noninteractive
 
