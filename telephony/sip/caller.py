@@ -20,7 +20,8 @@ from telephony.sip.endpoint import create_endpoint, handle_events, open_endpoint
 from telephony.sip.guard import guarded
 
 _TURN_S: Final = 0.01
-_FAREWELL_S: Final = 0.5
+_FAREWELL_S: Final = 2.0  # time for the far end to answer our BYE
+_RELEASE_S: Final = 0.2  # time for the clock thread to let go of the files
 _ANSWER_S: Final = 60.0
 _RTP_FIRST: Final = 20_000
 _RTP_PORTS: Final = 10_000
@@ -68,11 +69,9 @@ class _OutgoingCall(pj.Call):
 
     @guarded
     def onCallState(self, prm: pj.OnCallStateParam) -> None:
-        """Keep the state; the figures are gone soon after."""
+        """Keep the state, and the final answer."""
         info = self.getInfo()
-        if info.state == pj.PJSIP_INV_STATE_DISCONNECTED and self.state >= pj.PJSIP_INV_STATE_CONNECTING:
-            self.measure()
-        elif info.state != pj.PJSIP_INV_STATE_DISCONNECTED or not self.status:
+        if self.state < pj.PJSIP_INV_STATE_CONNECTING:  # the final answer, not how it ended
             self.status, self.reason = info.lastStatusCode, info.lastReason
         self.state = info.state
 
@@ -89,12 +88,10 @@ class _OutgoingCall(pj.Call):
                     audio.startTransmit(self._recorder)
                 self.codec = self.getStreamInfo(media.index).codecName
 
-    def measure(self) -> None:
-        """Keep the stream's figures, where there is a stream."""
-        try:
-            self.statistics = self.getStreamStat(0)
-        except pj.Error:
-            return
+    @guarded
+    def onStreamDestroyed(self, prm: pj.OnStreamDestroyedParam) -> None:
+        """Keep the stream's figures while they can be read."""
+        self.statistics = self.getStreamStat(prm.streamIdx)
 
 
 def place_call(uri: str, *, play: Path | None, record: Path | None, seconds: float, codec: str | None) -> CallReport:
@@ -109,16 +106,19 @@ def place_call(uri: str, *, play: Path | None, record: Path | None, seconds: flo
     if play is not None:
         _check_wav(play)
     address = _local_address(uri)
+    transport = pj.PJSIP_TRANSPORT_TCP if ";transport=tcp" in uri.lower() else pj.PJSIP_TRANSPORT_UDP
+    codecs = [codec] if codec else list(CODEC_RATES)
+    rate = CODEC_RATES[codec] if codec else max(CODEC_RATES.values())
     endpoint = create_endpoint()
     try:
-        transport = pj.PJSIP_TRANSPORT_TCP if ";transport=tcp" in uri.lower() else pj.PJSIP_TRANSPORT_UDP
-        codecs = [codec] if codec else list(CODEC_RATES)
-        rate = CODEC_RATES[codec] if codec else max(CODEC_RATES.values())
         open_endpoint(endpoint, rate, codecs, transport, address)
-        return _converse(endpoint, _account(address), uri, (play, record), seconds)
+        outcome = _converse(endpoint, address, uri, (play, record), seconds)
     finally:
         gc.collect()  # no pjsua2 object may outlive the library
-        endpoint.libDestroy()
+        endpoint.libDestroy(pj.PJSUA_DESTROY_NO_RX_MSG)
+    if isinstance(outcome, CallFailed):
+        raise outcome
+    return outcome
 
 
 def _check_wav(path: Path) -> None:
@@ -155,13 +155,15 @@ def _account(address: str) -> pj.Account:
 
 
 def _converse(
-    endpoint: pj.Endpoint, account: pj.Account, uri: str, files: tuple[Path | None, Path | None], seconds: float
-) -> CallReport:
-    call = _OutgoingCall(account, *files)
+    endpoint: pj.Endpoint, address: str, uri: str, files: tuple[Path | None, Path | None], seconds: float
+) -> CallReport | CallFailed:
+    """Hold the call; a failure is returned, for a traceback would keep the call beyond the library's end."""
+    account = _account(address)
     try:
+        call = _OutgoingCall(account, *files)
         call.makeCall(uri if uri.startswith("<") else f"<{uri}>", pj.CallOpParam(True))
     except pj.Error as error:
-        raise CallFailed(f"cannot call {uri}: {error.reason}") from error
+        return CallFailed(f"cannot call {uri}: {error.reason}")
     _turn(endpoint, call, _ANSWER_S, until=pj.PJSIP_INV_STATE_CONFIRMED)
     answered = call.state == pj.PJSIP_INV_STATE_CONFIRMED
     began = time.monotonic()
@@ -170,14 +172,13 @@ def _converse(
     duration_s = time.monotonic() - began
     by_us = call.state != pj.PJSIP_INV_STATE_DISCONNECTED
     if by_us:
-        call.measure()
         call.hangup(pj.CallOpParam(True))
         _turn(endpoint, call, _FAREWELL_S, until=pj.PJSIP_INV_STATE_DISCONNECTED)
-    _turn(endpoint, call, _FAREWELL_S, until=None)  # the clock thread lets go of the files
+    _turn(endpoint, call, _RELEASE_S, until=None)
     if call.faults:
-        raise CallFailed(call.faults[0])
+        return CallFailed(call.faults[0])
     if not answered:
-        raise CallFailed(f"not answered: {call.status} {call.reason}", call.status)
+        return CallFailed(f"not answered: {call.status} {call.reason}", call.status)
     return _report(call, duration_s, "us" if by_us else "peer")
 
 

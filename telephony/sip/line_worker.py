@@ -33,6 +33,7 @@ from telephony.sip.line_messages import (
 
 HEARTBEAT_LOST_S: Final = 1.0
 START_S: Final = 10.0
+_LOOK_S: Final = 0.25  # how often the heartbeat is looked for
 _REAP_S: Final = 0.2  # a process whose channel is closed is all but gone
 _NO_LINE: Final = 503
 _ROOT: Final = Path(telephony.__file__).parents[1]
@@ -221,7 +222,7 @@ class LineWorker:
                 self._lose(f"no heartbeat for {silent_s:.1f} s")
                 return
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.05, limit - silent_s)):
+                async with asyncio.timeout(_LOOK_S):
                     await self._lost.wait()
 
     def _lose(self, why: str) -> None:

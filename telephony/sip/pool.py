@@ -8,7 +8,6 @@ Runs on the gateway's loop.
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from types import TracebackType
 from typing import Final, Self
 
 import structlog
@@ -72,16 +71,14 @@ class LinePool:
                 await worker.wait_ready()
             self._tasks.create_task(self._renew(), name="line pool renewal")
         except BaseException:
-            await self.__aexit__(None, None, None)
+            await self.__aexit__()
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End every worker, with its calls; no process is left."""
+    async def __aexit__(self, *exc_info: object) -> None:
+        """End every worker, with its calls; no process is left. What was raised inside passes as it is."""
         self.close()
-        await self._tasks.__aexit__(kind, error, trace)
+        await self._tasks.__aexit__(None, None, None)
 
     def close(self) -> None:
         """Ask every worker to end its calls and itself; no call is placed any more. Idempotent."""

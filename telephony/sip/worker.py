@@ -41,7 +41,8 @@ from telephony.sip.privileges import drop_privileges
 
 HEARTBEAT_S: Final = 0.5
 _TURN_S: Final = 0.01  # PJSIP's timers and SIP socket are seen to this often
-_FAREWELL_S: Final = 0.5  # time for BYEs to leave, and for the clock thread to let go of the bridge's ports
+_FAREWELL_S: Final = 2.0  # time for peers to answer our BYEs
+_RELEASE_S: Final = 0.1  # time for the clock thread to let go of the bridge's ports
 _SWITCH_S: Final = 0.0005  # the clock thread gets the interpreter back this soon
 
 
@@ -174,20 +175,26 @@ class Worker:
                     self.report(f"call {call.number}: RTP source: {error.reason}")
 
     def _close(self) -> None:
-        """End every call with a BYE and leave PJSIP in the order it wants (docs/decisions.md, "pjsua2")."""
+        """End every call with a BYE, and leave PJSIP with no object of ours in it: else it aborts."""
         if self._account:
             self._endpoint.hangupAllCalls()
-            end = time.monotonic() + _FAREWELL_S
-            while time.monotonic() < end:
-                handle_events(self._endpoint)
-                time.sleep(_TURN_S)
-        self._channel.flush()
-        self._calls.clear()
-        self._ended.clear()
-        self._lines.clear()
-        self._account = None
-        gc.collect()
-        self._endpoint.libDestroy()
+            self._linger(_FAREWELL_S, until_quiet=True)
+            self._channel.flush()
+            self._calls.clear()
+            self._ended.clear()
+            self._lines.clear()
+            self._account = None
+            gc.unfreeze()
+            gc.collect()
+            self._linger(_RELEASE_S, until_quiet=False)
+        self._endpoint.libDestroy(pj.PJSUA_DESTROY_NO_RX_MSG)
+
+    def _linger(self, seconds: float, until_quiet: bool) -> None:
+        """Turn PJSIP's loop for a while, or until no call is left."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and (self._calls or not until_quiet):
+            handle_events(self._endpoint)
+            time.sleep(_TURN_S)
 
 
 def main() -> int:
