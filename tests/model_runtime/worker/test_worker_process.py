@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -128,6 +129,36 @@ async def test_a_drain_has_an_end() -> None:
         worker.signal(signal.SIGTERM)
         assert isinstance(await ended(session), ModelLost)
         assert await worker.wait() == 0
+
+
+PARENT = """
+import json, socket, subprocess, sys
+listener = socket.create_server(("127.0.0.1", 0))
+fd = listener.fileno()
+program = '''
+import sys
+from config.schema import ModelSettings
+from model_runtime.worker.serve import serve_worker
+serve_worker('line', ModelSettings(kind='echo'), fd=int(sys.argv[1]))
+'''
+worker = subprocess.Popen([sys.executable, "-c", program, str(fd)], pass_fds=[fd], start_new_session=True)
+print(listener.getsockname()[1], flush=True)
+worker.wait()
+"""
+
+
+async def test_no_worker_outlives_its_parent() -> None:
+    """``kill -9`` of the process that started a worker on an inherited socket ends the worker too."""
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", PARENT, stdout=asyncio.subprocess.PIPE)
+    assert parent.stdout is not None
+    async with asyncio.timeout(BOUND_S):
+        url = f"ws://127.0.0.1:{int(await parent.stdout.readline())}"
+        async with open_session(url, Open(seed=1), on_frame=Inbox(), timeout_s=BOUND_S) as session:
+            parent.kill()
+            await parent.wait()
+            assert isinstance(await ended(session), ModelLost)
+    with pytest.raises(ModelLost):  # both holders of the socket are gone
+        await probe(url)
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
