@@ -4,9 +4,11 @@ A configuration is read once, at the start of a process, before any event loop r
 start at the working directory of the process, wherever the file lies.
 """
 
+import operator
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -15,7 +17,7 @@ from config.document import Document, Key, dotted, read_document
 from config.errors import ConfigError, Finding
 from config.references import reference_faults, unreached_routes
 from config.schema import Settings
-from config.wording import finding
+from config.wording import finding, unshown
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,8 @@ def _validate(document: Document) -> Examined:
         schema = Settings.model_json_schema()
         findings += [finding(each, schema, places) for each in error.errors(include_url=False)]
     for key, message in reference_faults(data):
-        findings.append(Finding(places[key].file, places[key].line, dotted(key), message))
+        place, value = places[key], reduce(operator.getitem, key, data)
+        findings.append(Finding(place.file, place.line, dotted(key), unshown(message, value, place)))
     for key, message in unreached_routes(data):
         findings.append(Finding(places[key].file, places[key].line, dotted(key), message, "warning"))
     findings = _once(findings, document.file)

@@ -21,6 +21,9 @@ PORTS_PER_CALL: Final = 4
 SPARE_PORTS: Final = 32
 """For the spare line worker, and one not quite full, of four calls each."""
 
+MAX_COMPARED: Final = 1_000
+"""Each route is compared with every earlier one."""
+
 CONDITIONS: Final = ("called", "caller", "trunk")
 """The keys of a route that must hold, in the order in which they are tried."""
 
@@ -42,8 +45,8 @@ def reference_faults(data: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def unreached_routes(data: Mapping[str, Any]) -> Iterator[Fault]:
-    """Routes that no call can reach, because an earlier one takes every call that they would take."""
-    routes = [_mapping(route) for route in _list(data.get("routes"))]
+    """Routes, of the first 1,000, that no call can reach because an earlier one takes all that they would take."""
+    routes = [_mapping(route) for route in _list(data.get("routes"))[:MAX_COMPARED]]
     for index, route in enumerate(routes):
         for earlier in range(index):
             if all(_covers(routes[earlier].get(name), route.get(name)) for name in CONDITIONS):

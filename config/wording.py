@@ -49,7 +49,7 @@ def finding(error: ErrorDetails, schema: Mapping[str, Any], places: Mapping[Key,
         key = error["loc"]
         message = f"is missing; it must be {expected}"
     elif kind == "value_error":
-        message = _unquoted(str(error["ctx"]["error"]), error["input"], place)
+        message = unshown(str(error["ctx"]["error"]), error["input"], place)
         key = error["loc"] if isinstance(error["loc"][-1], str) else key
     elif "[key]" in error["loc"]:
         message = "is no name; a name is letters, digits, '.', '-' and '_', up to 64, and begins with a letter or digit"
@@ -129,11 +129,12 @@ def _got(value: object, place: Place) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
-def _unquoted(message: str, value: object, place: Place) -> str:
+def unshown(message: str, value: object, place: Place) -> str:
     """The message without the value where that came out of the environment or a file: it may be a secret."""
-    if isinstance(value, str) and place.written is not None and refers(place.written):
-        return f"{message.partition('; got ')[0]}; got the value of {place.written}"
-    return message
+    if not isinstance(value, str) or place.written is None or not refers(place.written):
+        return message
+    before, got, _ = message.partition("; got ")
+    return f"{before}{got}the value of {place.written}" if got else message.replace(repr(value), place.written)
 
 
 def _known(loc: Key, places: Mapping[Key, Place]) -> Key:

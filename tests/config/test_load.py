@@ -204,6 +204,13 @@ def test_a_value_from_the_environment_is_never_shown(write: Write, line: str) ->
     assert "got the value of ${S}" in found[0]
 
 
+def test_a_name_from_the_environment_is_never_shown(write: Write) -> None:
+    """A name that exists nowhere is told by its reference as well."""
+    found = findings(write({"denwa.yaml": RIGHT + "  - agent: ${S}\n    called: '1'\n"}), {"S": "hunter2"})
+    assert found[0] == "denwa.yaml:7: routes[1].agent: there is no agent ${S}; there are: a"
+    assert "hunter2" not in "".join(found)
+
+
 def test_an_empty_value_is_as_if_not_written(write: Write) -> None:
     """A section or key without a value keeps its default; where "none" is a choice, it is chosen."""
     text = RIGHT + "trunks:\nstorage:\nsip:\n  max_calls:\n  external_address: ${X:-}\n  worker_user:\n"
