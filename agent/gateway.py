@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import gc
 import secrets
 import signal
@@ -17,7 +18,7 @@ import structlog
 from agent.api import Health, create_api, serving
 from agent.local_worker import LocalWorker
 from agent.metrics import Metrics
-from agent.routing import route, trunk_of
+from agent.routing import is_allowed, route, trunk_of
 from agent.served_model import Lease, ServedModel
 from agent.session import Session
 from agent.transcript import Transcript
@@ -25,7 +26,7 @@ from config.schema import Settings
 from model_runtime.errors import NoFreeSlot
 from telephony.end_cause import EndCause
 from telephony.errors import NoFreeLine
-from telephony.sip.admission import Refused
+from telephony.sip.admission import Load, Refused
 from telephony.sip.call import SipCall
 from telephony.sip.edge import Edge
 from telephony.sip.invitation import Invitation
@@ -67,7 +68,7 @@ class Gateway:
         for name in sorted({agent.model for agent in settings.agents.values()}):
             self._models[name] = ServedModel(name, self._worker_urls(name, config))
         self._pool = LinePool(settings.sip, self._on_call, self._on_lines_lost)
-        self._edge = Edge(settings.sip, self._admit)
+        self._edge = Edge(settings.sip, self._admit, self._load, functools.partial(is_allowed, settings))
         self._stopping = asyncio.Event()
         self._hurried = False
         self._changed = asyncio.Event()  # a call has ended, or the drain is to be cut short
@@ -210,6 +211,12 @@ class Gateway:
                 while self._calls and not self._hurried:
                     self._changed.clear()
                     await self._changed.wait()
+
+    def _load(self) -> Load:
+        """How full the gateway is: by its limit, its lines, or its models, whichever is least."""
+        calls = self._edge.active_calls
+        slots = sum(model.free_slots for model in self._models.values())
+        return Load(calls, min(self._settings.sip.max_calls, calls + min(self._pool.free_lines, slots)))
 
     def _health(self) -> Health:
         models = self._models.values()

@@ -1,12 +1,12 @@
 """What can go wrong between the gateway and a model.
 
-    ModelError
-    ├── LocalModelError        our side: this process, this configuration
-    │   └── CheckpointError    a checkpoint that cannot be read
-    └── RemoteModelError       the other end of a model session
-        ├── ProtocolError      a message that is not the worker protocol's
-        ├── NoFreeSlot         every slot of the worker is taken
-        └── ModelLost          the worker is gone, or never answered
+ModelError
+├── LocalModelError        our side: this process, this configuration
+│   └── CheckpointError    a checkpoint that cannot be read
+└── RemoteModelError       the other end of a model session
+    ├── ProtocolError      a message that is not the worker protocol's
+    ├── NoFreeSlot         every slot of the worker is taken
+    └── ModelLost          the worker is gone, or never answered
 """
 
 
