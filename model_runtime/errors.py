@@ -15,7 +15,7 @@ class ModelError(Exception):
 
 
 class LocalModelError(ModelError):
-    """This process or its configuration is at fault."""
+    """The own process or its configuration is at fault."""
 
 
 class CheckpointError(LocalModelError):
