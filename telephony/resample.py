@@ -2,7 +2,7 @@
 
 FFmpeg's resampler withholds its filter's delay (2 ms at 8 kHz) until more input comes, so a frame would
 wait for the next packet. Primed with a few zeros once, n samples in give exactly n * out / in samples out,
-whatever the blocks (docs/decisions.md, "Primed resamplers").
+whatever the blocks.
 """
 
 from typing import Final

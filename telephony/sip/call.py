@@ -15,6 +15,7 @@ import structlog
 from config.audio import SAMPLE_RATE
 from telephony.call import NEXT, CallState, Frame
 from telephony.end_cause import EndCause, EndResult
+from telephony.errors import ChannelError
 from telephony.framing import Framer
 from telephony.resample import Resampler
 from telephony.sip.invitation import Invitation
@@ -134,7 +135,10 @@ class SipCall:
             self.on_frame(frame, audio.at)
 
     def _change(self, message: State) -> None:
-        state = CallState(message.state)
+        try:
+            state = CallState(message.state)
+        except ValueError as error:
+            raise ChannelError(str(error)) from error
         if state is CallState.DISCONNECTED:
             self._cause = self._cause or _cause_of(message)
             self._log.info(

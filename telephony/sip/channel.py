@@ -169,7 +169,10 @@ class Channel:
     def __init__(
         self, sock: socket.socket, on_message: Callable[[Message], None], on_closed: Callable[[str], None]
     ) -> None:
-        """``on_closed(why)`` is called once, when the other end is gone or speaks nonsense; not after ``close``."""
+        """``on_closed(why)`` is called once, when the other end is gone or speaks nonsense; not after ``close``.
+
+        ``on_message`` may raise ``ChannelError`` for what it cannot take: nonsense as well.
+        """
         self._socket = ChannelSocket(sock)
         self._on_message = on_message
         self._on_closed = on_closed
@@ -201,12 +204,11 @@ class Channel:
     def _read(self) -> None:
         why = "channel closed"
         try:
-            received = self._socket.receive()
+            for message in self._socket.receive():
+                self._on_message(message)
         except ChannelError as error:
-            received, why = [], str(error)
+            why = str(error)
             self._socket.closed = True
-        for message in received:
-            self._on_message(message)
         if self._socket.closed and self._socket.fileno() >= 0:
             self.close()
             self._on_closed(why)

@@ -14,21 +14,26 @@ import structlog
 
 import telephony
 from config.schema import SipSettings
-from telephony.errors import LineWorkerLost
+from telephony.errors import ChannelError, LineWorkerLost
 from telephony.sip.call import SipCall
 from telephony.sip.channel import Channel, channel_pair
 from telephony.sip.invitation import Invitation
 from telephony.sip.line_messages import (
+    Audio,
+    Dtmf,
     Hangup,
     Heartbeat,
     Incoming,
+    Latched,
     Log,
+    Media,
     Message,
     Open,
     Opened,
     Ready,
     Shutdown,
     State,
+    Stats,
 )
 
 HEARTBEAT_LOST_S: Final = 1.0
@@ -156,6 +161,8 @@ class LineWorker:
             self._log = self._log.bind(pid=self.pid)
             self._channel = Channel(ours, self._receive, self._lose)
             await self._watch()
+        except OSError as error:  # no process, no memory
+            self._log.error("line worker does not start", error=str(error))
         finally:
             if self._channel is None:
                 ours.close()
@@ -247,14 +254,15 @@ class LineWorker:
             self._channel.send(message)
 
     def _receive(self, message: Message) -> None:
+        """Take a message; ``ChannelError`` ends a worker that cannot be trusted."""
         match message:
             case Heartbeat():
                 self._heard = time.monotonic()
-            case Ready(capacity):
+            case Ready(capacity) if self._state is WorkerState.STARTING:
                 self.capacity = capacity
                 self._heard = time.monotonic()
                 self._enter(WorkerState.UNRATED)
-            case Opened(sip_port):
+            case Opened(sip_port) if self._state is WorkerState.UNRATED:
                 self.sip_port = sip_port
                 self._enter(WorkerState.OPEN)
                 self._opened.set()
@@ -262,10 +270,10 @@ class LineWorker:
                 self._arrive(number, sip_call_id)
             case Log(level, event):
                 self._log.log(_LEVELS.get(level, 40), "line worker says", text=event)
-            case Open() | Shutdown():
-                self._log.error("line worker speaks out of turn", message=message)
-            case _:
+            case Audio() | State() | Media() | Latched() | Dtmf() | Stats():
                 self._pass_on(message)
+            case _:
+                raise ChannelError(f"out of turn: {message}")
 
     def _arrive(self, number: int, sip_call_id: str) -> None:
         line = self._lines.get(sip_call_id)
@@ -277,8 +285,8 @@ class LineWorker:
         self._calls[number] = line
         self._on_call(line.call)
 
-    def _pass_on(self, message: Message) -> None:
-        line = self._calls.get(getattr(message, "call", -1))
+    def _pass_on(self, message: Audio | State | Media | Latched | Dtmf | Stats) -> None:
+        line = self._calls.get(message.call)
         if line is None or line.call is None:
             return
         if isinstance(message, State) and message.state == "disconnected":

@@ -1,7 +1,7 @@
 """The line workers behind the edge: as many as the configured calls need and one spare, each watched and replaced.
 
-A worker's bridge runs at the rate of its first call's codec for the rest of its life, so that PJSIP never resamples
-(docs/decisions.md, "Native rate"). The pool therefore keeps a worker whose rate is still open where it can.
+A worker's bridge runs at the rate of its first call's codec for the rest of its life, so that PJSIP, whose
+resamplers droop below 3.4 kHz, need not resample. The pool therefore keeps a worker whose rate is still open where it can.
 Runs on the gateway's loop.
 """
 
@@ -153,11 +153,12 @@ class LinePool:
         failures = 0
         while True:
             await self._run(worker)
+            failures = 0 if worker.capacity else min(failures + 1, len(_RESTART_S) - 1)
+            if failures and not self._closing.is_set():
+                await asyncio.sleep(_RESTART_S[failures])
             if self._closing.is_set():
                 del self._workers[seat]
                 return
-            failures = 0 if worker.capacity else min(failures + 1, len(_RESTART_S) - 1)
-            await asyncio.sleep(_RESTART_S[failures])
             worker = self._workers[seat] = LineWorker(self._settings, self._on_call, self._on_lines_lost)
 
     async def _run(self, worker: LineWorker) -> None:

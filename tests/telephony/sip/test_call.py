@@ -5,6 +5,7 @@ import pytest
 
 from telephony.call import CallState
 from telephony.end_cause import EndCause, EndResult
+from telephony.errors import ChannelError
 from telephony.sip.call import SipCall
 from telephony.sip.line_messages import Answer, Audio, Hangup, Message, Ring, State
 from tests.peers import rtp
@@ -89,6 +90,13 @@ async def test_audio_flows_only_while_confirmed() -> None:
     assert [len(message.pcm) for message in sent if isinstance(message, Audio)] == [1_280]
 
 
+async def test_a_state_that_is_none_is_refused() -> None:
+    """A worker that invents states is not trusted any further."""
+    call, _ = _call()
+    with pytest.raises(ChannelError, match="limbo"):
+        call.receive(_state("limbo"))
+
+
 async def test_a_lost_line_ends_the_call() -> None:
     """The death of the worker is the cause, unless there was one."""
     call, _ = _call()
@@ -102,7 +110,7 @@ async def test_a_tone_comes_back_as_it_was(payload_type: int, least_snr: float) 
     rate = RATES[payload_type]
     async with DirectPool() as pool:
         async with calling(pool, tone(1_000, -10, 4.0, rate), payload_type) as (caller, _):
-            await until(lambda: len(caller.heard) > 125, 5)
+            await until(lambda: len(caller.heard) > 105, 5)
             call = pool.call_of(caller)
         await soon(call.wait_closed())
         heard = caller.decoded() if payload_type == 9 else rtp.samples(caller.heard)
@@ -110,7 +118,7 @@ async def test_a_tone_comes_back_as_it_was(payload_type: int, least_snr: float) 
         assert abs(fit.level + 10) < 0.3
         assert fit.snr > least_snr
         assert call.stats is not None
-        assert call.stats.received > 100
+        assert call.stats.received > 90
         assert (call.stats.lost, call.stats.underruns, call.stats.trimmed, call.stats.dropped) == (0, 0, 0, 0)
 
 
@@ -160,7 +168,7 @@ async def test_a_call_on_hold_goes_on_in_silence() -> None:
             caller.reinvite("sendrecv")
             await until(lambda: not call.held)
             heard = len(caller.heard)
-            await until(lambda since=heard: len(caller.heard) > since + 40)
+            await until(lambda since=heard: len(caller.heard) > since + 30)
             loud = fit_tone(rtp.samples(caller.heard[-20:]), 8_000, 1_000)
             assert abs(loud.level + 10) < 0.5
         assert np.diff(frames).max() < 0.2

@@ -55,7 +55,7 @@ async def test_a_call_is_placed_played_and_recorded(tmp_path: Path, transport: s
         uri = f"sip:service@127.0.0.1:{port}" + (";transport=tcp" if transport == "tcp" else "")
         report = await asyncio.to_thread(_in_child, uri, play=play, record=record, codec="PCMU")
     finally:
-        await end(sipp)
+        await end(sipp, 0.5)
     assert isinstance(report, CallReport), report
     assert (report.status, report.codec, report.hung_up_by, report.lost) == (200, "PCMU", "us", 0)
     assert 1.9 < report.duration_s < 2.5

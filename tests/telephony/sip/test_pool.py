@@ -11,7 +11,7 @@ import pytest
 from config.schema import PortRange, SipSettings
 from telephony.call import CallState
 from telephony.end_cause import EndCause
-from telephony.errors import LocalError, NoFreeLine
+from telephony.errors import LineWorkerLost, LocalError, NoFreeLine
 from telephony.sip.call import SipCall
 from telephony.sip.invitation import Invitation
 from telephony.sip.line_worker import LineWorker
@@ -199,6 +199,14 @@ async def test_an_idle_worker_makes_room_for_another_rate(monkeypatch: pytest.Mo
         await until(lambda: [worker.rate for worker in pool.workers] == [8_000, 0])
         await until(lambda: pool.free_lines == 2 * pool.workers[0].capacity - 1)
         assert pool.lost == []
+
+
+async def test_a_worker_that_cannot_be_spawned_fails_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No interpreter, no worker: the pool says so instead of waiting for ever."""
+    monkeypatch.setattr("sys.executable", "/nonexistent/python")
+    with pytest.raises(LineWorkerLost):
+        async with DirectPool():
+            pass
 
 
 def test_a_worker_that_never_ran_has_no_line() -> None:
