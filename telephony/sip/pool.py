@@ -1,7 +1,7 @@
 """The line workers behind the edge: as many as the configured calls need and one spare, each watched and replaced.
 
 A worker's bridge runs at the rate of its first call's codec for the rest of its life, so that PJSIP, whose
-resamplers droop below 3.4 kHz, need not resample. The pool therefore keeps a worker whose rate is still open where it can.
+resamplers droop below 3.4 kHz, need not resample. So the pool keeps a worker whose rate is still open where it can.
 Runs on the gateway's loop.
 """
 
