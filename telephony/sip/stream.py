@@ -39,8 +39,11 @@ class StreamFramer:
 
     def _next(self) -> bytes | None:
         if self._needed is None:
-            if self._searched == 0 and self._buffer.startswith(b"\r\n"):
-                return self._keep_alive()
+            if self._searched == 0:
+                if self._buffer.startswith(b"\r\n"):
+                    return self._keep_alive()
+                if self._buffer == b"\r":
+                    return None
             end = self._buffer.find(b"\r\n\r\n", max(0, self._searched - 3))
             self._searched = len(self._buffer)
             if end < 0:

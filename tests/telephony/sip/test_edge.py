@@ -31,10 +31,12 @@ class Rig:
 
     @property
     def udp(self) -> tuple[str, int]:
+        """Where the edge listens for UDP."""
         return next((each.host, each.port) for each in self.edge.addresses if each.transport == "udp")
 
     @property
     def tcp(self) -> tuple[str, int]:
+        """Where the edge listens for TCP."""
         return next((each.host, each.port) for each in self.edge.addresses if each.transport == "tcp")
 
     async def ring(self, caller: Caller, **fields: str) -> tuple[Request, Request]:
