@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,15 +18,16 @@ from model_runtime.worker.health import probe
 from model_runtime.worker.models import load_model
 from telephony.resample import Resampler
 from tests.peers import audio
-from tests.peers.audio import Samples
+from tests.peers.audio import Match, Samples
 from tests.peers.baresip import baresip
 from tests.peers.denwa import AGENTS, denwa, start, write_config
 from tests.peers.processes import end, free_port
 
 pytestmark = pytest.mark.peer("baresip")
 
-MODEL = {"kind": "moshi", "checkpoint": "random:tiny", "slots": 4}
+MODEL = {"kind": "moshi", "checkpoint": "random:tiny", "slots": 2}
 TALK_S = 8.0
+LEAST_SNR = 30.0  # dB
 AGENT_SEEDS = {"anna": 11, "ben": 22}
 
 
@@ -105,7 +107,11 @@ def _as_line(said: Samples) -> Samples:
 
 
 async def test_callers_hear_what_the_model_says_offline(tmp_path: Path) -> None:
-    """Two simultaneous calls each get, over G.711, the audio and the words that the model gives each alone."""
+    """Two simultaneous calls each get, over G.711, the audio and the words that the model gives each alone.
+
+    Piece by piece, because where this machine is late the line puts in silence, counts it, and plays what follows that
+    much later: pieces in which that happened are excused, all others are equal.
+    """
     agents = {name: {"model": "tiny", "sampling": {"seed": seed}} for name, seed in AGENT_SEEDS.items()}
     async with _worker(tmp_path) as url:
         models = {"tiny": MODEL | {"workers": [url]}}
@@ -114,20 +120,45 @@ async def test_callers_hear_what_the_model_says_offline(tmp_path: Path) -> None:
             recordings = dict(zip(agents, await asyncio.gather(*talks), strict=True))
             calls = {line["called"]: line["call"] for line in await gateway.wait_log("call.started", len(agents))}
             await gateway.wait_log("call.ended", len(agents))
+            disturbances = {
+                line["call"]: _disturbances(line) for line in await gateway.wait_log("call over", len(agents))
+            }
 
     for name, seed in AGENT_SEEDS.items():
         dumped = _dumped(tmp_path / "dump", seed)
         alone = _offline(dumped.heard, seed)
         assert np.array_equal(dumped.tokens, alone.tokens), f"{name}: other tokens than alone"
 
-        match = audio.match(_as_line(alone.said), recordings[name], 8_000)
-        assert match.snr >= 30, f"{name}: {match}"
-        assert abs(match.gain) < 0.3, f"{name}: {match}"
-        assert match.seconds >= TALK_S - 1, f"{name}: {match}"
+        parts = _matches(_as_line(alone.said), recordings[name])
+        equal = [part for part in parts if part.snr >= LEAST_SNR]
+        disturbed = disturbances[calls[name]]
+        assert len(parts) >= 4 * (TALK_S - 1)
+        assert len(parts) - len(equal) <= 2 * disturbed, f"{name}, disturbed {disturbed} times: {parts}"
+        assert len(equal) >= len(parts) / 2, f"{name}, disturbed {disturbed} times: {parts}"
+        assert all(abs(part.gain) < 0.3 for part in equal), f"{name}: {equal}"
 
         assert alone.text, "the model said nothing in this call"
         assert _transcript(tmp_path, calls[name]).startswith(alone.text[: len(_transcript(tmp_path, calls[name]))])
         assert len(alone.text) - len(_transcript(tmp_path, calls[name])) <= 8, "words are missing in the transcript"
+
+
+def _matches(said: Samples, recorded: Samples) -> list[Match]:
+    """How each quarter of a second of what was said is found in the recording, within 0.2 s of where most of it is."""
+    size, around = 2_000, 1_600
+    padded = np.pad(recorded, (around, around))
+    delay = audio.lag(said, recorded)
+    first_heard, last_heard = max(0, -delay), min(said.size, recorded.size - delay)
+    found = []
+    for first in range(first_heard, last_heard - size + 1, size):
+        stretch = padded[first + delay : first + delay + size + 2 * around]
+        found.append(audio.match(said[first : first + size], stretch, 8_000))
+    return found
+
+
+def _disturbances(over: dict[str, object]) -> int:
+    """How often at most the line had to put in or take out audio, from the log line of the call's end."""
+    counts = {name: int(value) for name, value in re.findall(r"(underruns|trimmed)=(\d+)", str(over["stats"]))}
+    return counts["underruns"] + -(-counts["trimmed"] // 160)
 
 
 def _transcript(folder: Path, call_id: str) -> str:
