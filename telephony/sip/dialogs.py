@@ -41,8 +41,8 @@ class Dialogs:
         listeners: list[Transport],
         on_end: Callable[[Dialog], None],
     ) -> None:
-        self._passage = passage
-        self._table = table
+        self.passage = passage
+        self.table = table
         self._internal = internal
         self._listeners = listeners
         self._on_end = on_end
@@ -73,7 +73,7 @@ class Dialogs:
         """Begin a dialog with the INVITE that asks for it; the context waits for ``invite``."""
         self._dialogs[dialog.call_id] = dialog
         translate = partial(self._from_worker, dialog, server.request)
-        context = ResponseContext(server, self._table, translate, partial(self._on_invited, dialog))
+        context = ResponseContext(server, self.table, translate, partial(self._on_invited, dialog))
         self._contexts[dialog] = {context: True}
         context.start_timer_c(timer_c_s)
         return context
@@ -84,7 +84,7 @@ class Dialogs:
             line.release()
             return
         dialog.line = line
-        request = self._passage.request_to_worker(context.server.request, core, dialog)
+        request = self.passage.request_to_worker(context.server.request, core, dialog)
         if len(request.serialise()) > MAX_WORKER_BYTES:
             context.refuse(context.own_response(513))
             return
@@ -97,7 +97,7 @@ class Dialogs:
             raise Rejection(200 if request.method == "BYE" else 481)
         if core.cseq < dialog.peer_cseq:
             raise Rejection(500, "CSeq Out Of Order")
-        out = self._passage.request_to_worker(request, core, dialog)
+        out = self.passage.request_to_worker(request, core, dialog)
         if len(out.serialise()) > MAX_WORKER_BYTES:
             raise Rejection(513)
         dialog.peer_cseq = core.cseq
@@ -115,20 +115,20 @@ class Dialogs:
         if server.request.method in CONTACT_METHODS:
             dialog.learn_worker("", target_of(server.request.headers))
         outlet = self._next_hop(dialog)
-        out = self._passage.request_to_peer(server.request, dialog, outlet)
+        out = self.passage.request_to_peer(server.request, dialog, outlet)
         translate = partial(self._from_peer, dialog, server.request)
         self._open(dialog, server, translate, timer_c_s, from_peer=False).forward(out, outlet)
 
     def acknowledge_worker(self, dialog: Dialog, request: Request, core: Core) -> None:
         """Forward a peer's ACK for a 2xx."""
         if dialog.state is not DialogState.ENDED and dialog.worker is not None and core.max_forwards > 0:
-            out = self._passage.request_to_worker(request, core, dialog)
+            out = self.passage.request_to_worker(request, core, dialog)
             Outlet(self._internal, dialog.worker).send(out)
 
     def acknowledge_peer(self, dialog: Dialog, request: Request) -> None:
         """Forward a worker's ACK for a 2xx."""
         outlet = self._next_hop(dialog)
-        outlet.send(self._passage.request_to_peer(request, dialog, outlet))
+        outlet.send(self.passage.request_to_peer(request, dialog, outlet))
 
     def end(self, call_id: str, reason: str) -> None:
         """End a call whose worker is lost: a BYE to the peer, or 503 to its INVITE. Unknown ones are left alone."""
@@ -141,7 +141,7 @@ class Dialogs:
         said_bye = False
         for context, from_peer in list(self._contexts.get(dialog, {}).items()):
             method = context.server.request.method
-            said_bye |= method == "BYE" and from_peer
+            said_bye |= method == "BYE"
             if from_peer:
                 context.refuse(context.own_response({"BYE": 200, "INVITE": 503}.get(method, 481)))
             elif method != "BYE":
@@ -175,7 +175,7 @@ class Dialogs:
             if method == "BYE":
                 self._remove(dialog)
 
-        context = ResponseContext(server, self._table, translate, on_final)
+        context = ResponseContext(server, self.table, translate, on_final)
         if method == "INVITE":
             context.start_timer_c(timer_c_s)
         self._contexts.setdefault(dialog, {})[context] = from_peer
@@ -195,12 +195,12 @@ class Dialogs:
     def _from_worker(self, dialog: Dialog, request: Request, response: Response) -> Response:
         target = target_of(response.headers) if request.method in CONTACT_METHODS and response.status < 300 else None
         dialog.learn_worker(_to_tag(response), target)
-        return self._passage.response_to_peer(response, request, dialog)
+        return self.passage.response_to_peer(response, request, dialog)
 
     def _from_peer(self, dialog: Dialog, request: Request, response: Response) -> Response:
         if request.method in CONTACT_METHODS and 200 <= response.status < 300:
             dialog.remote_target = target_of(response.headers) or dialog.remote_target
-        return self._passage.response_to_worker(response, request)
+        return self.passage.response_to_worker(response, request)
 
     def _refresh_target(self, dialog: Dialog, request: Request) -> None:
         if request.method in CONTACT_METHODS:
@@ -222,13 +222,16 @@ class Dialogs:
             log.debug("sip next hop", sip_call_id=dialog.call_id, error=str(error))
             return peer
         own = {self._internal.address, dialog.worker, *(each.address for each in self._listeners)}
-        candidates = [each for each in (peer.transport, *self._listeners) if each.name == hop.transport]
-        return Outlet(candidates[0], hop.address) if candidates and hop.address not in own else peer
+        for each in (peer.transport, *self._listeners):
+            same_family = (":" in each.address[0]) == (":" in hop.address[0])
+            if each.name == hop.transport and same_family and hop.address not in own:
+                return Outlet(each, hop.address)
+        return peer
 
     def _say_bye(self, dialog: Dialog) -> None:
         outlet = self._next_hop(dialog)
-        request = self._passage.new_request("BYE", str(dialog.worker_cseq + 1), dialog, outlet)
-        ask(request, outlet, _Farewell(partial(self._remove, dialog)), self._table)
+        request = self.passage.new_request("BYE", str(dialog.worker_cseq + 1), dialog, outlet)
+        ask(request, outlet, _Farewell(partial(self._remove, dialog)), self.table)
 
     def _close(self, dialog: Dialog) -> None:
         if dialog.state is not DialogState.ENDED:

@@ -55,6 +55,7 @@ class Faces:
             return self._external_address
         if bound not in ("0.0.0.0", "::"):
             return bound
+        peer = peer.removeprefix("::ffff:")  # an IPv4 peer heard on an IPv6 socket
         face = self._known.get(peer)
         if face is None:
             face = self._known[peer] = _local_address_facing(peer)

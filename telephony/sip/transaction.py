@@ -14,6 +14,7 @@ import structlog
 from telephony.sip.fields import MAGIC_COOKIE, Core
 from telephony.sip.message import Message, Request, Response
 from telephony.sip.transport import Address, Transport
+from telephony.sip.validation import Rejection
 
 log = structlog.get_logger()
 
@@ -189,3 +190,13 @@ class TransactionTable:
             server.terminate()
         for client in list(self.clients.values()):
             client.terminate()
+
+
+def cancel(table: TransactionTable, key: ServerKey) -> None:
+    """Do what a CANCEL asks (section 9.2): the answer is the Rejection raised, 200 or 481, and goes out first."""
+    transaction = table.servers.get(key)
+    if transaction is None:
+        raise Rejection(481)
+    if transaction.on_cancel is not None:
+        asyncio.get_running_loop().call_soon(transaction.on_cancel)
+    raise Rejection(200)

@@ -21,10 +21,10 @@ class Datagrams:
     """A UDP socket that speaks SIP."""
 
     def __init__(self, host: str = "127.0.0.1") -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind((host, 0))
         self._socket.setblocking(False)
-        self.address: tuple[str, int] = self._socket.getsockname()
+        self.address: tuple[str, int] = self._socket.getsockname()[:2]
         self.raw: list[bytes] = []
         self.last_source: tuple[str, int] = ("", 0)
 
@@ -39,7 +39,8 @@ class Datagrams:
     async def receive(self) -> Message:
         """The next message."""
         async with asyncio.timeout(WITHIN_S):
-            data, self.last_source = await asyncio.get_running_loop().sock_recvfrom(self._socket, 65_535)
+            data, source = await asyncio.get_running_loop().sock_recvfrom(self._socket, 65_535)
+        self.last_source = source[:2]
         self.raw.append(data)
         return parse_message(data)
 
@@ -135,6 +136,7 @@ class Caller:
             self._branches += 1
             branch = f"z9hG4bK-{self.call_id}-{self._branches}"
         host, port = self.end.address
+        host = f"[{host}]" if ":" in host else host
         request = Request(method, self.target or f"sip:{self.called}@127.0.0.1")
         add = request.headers.add
         add("Via", f"SIP/2.0/{self.transport} {host}:{port};rport;branch={branch}")

@@ -5,8 +5,8 @@ import pytest
 from telephony.errors import SipParseError
 from telephony.sip.fields import Core
 from telephony.sip.message import Request, parse_message
+from tests.telephony.sip.edge_rig import rig
 from tests.telephony.sip.sip_ends import Caller, Stream
-from tests.telephony.sip.test_edge import rig
 from tests.telephony.sip.torture import BADBRANCH, BROKEN, RESPONSES, VALID
 
 CALL = 0  # goes to a worker
