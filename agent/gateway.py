@@ -22,6 +22,7 @@ from agent.routing import is_allowed, route, trunk_of
 from agent.served_model import Lease, ServedModel
 from agent.session import Session
 from agent.transcript import Transcript
+from config.process import prefer_media
 from config.schema import Settings
 from model_runtime.errors import NoFreeSlot
 from telephony.end_cause import EndCause
@@ -87,6 +88,7 @@ class Gateway:
             await stack.enter_async_context(serving(create_api(self._metrics, self._health), listener))
             async with asyncio.TaskGroup() as self._sessions:
                 gc.freeze()
+                prefer_media()
                 sys.setswitchinterval(0.0005)
                 log.info("gateway.serving", sip=[str(each) for each in self._edge.addresses])
                 await self._stopping.wait()

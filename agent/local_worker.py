@@ -10,6 +10,8 @@ from typing import Final
 
 import structlog
 
+from config.process import start_quietly
+
 log = structlog.get_logger(__name__)
 
 _RESTART_PAUSE_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0)
@@ -61,6 +63,7 @@ class LocalWorker:
             pass_fds=(fd,),
             start_new_session=True,  # a Ctrl-C at the terminal is for the gateway alone
         )
+        start_quietly(self._process.pid)
         log.info("model_worker.started", model=self.model, pid=self._process.pid, url=self.url)
         return await self._process.wait()
 

@@ -1,11 +1,8 @@
 """The model worker process: load a model, serve it until told to stop, let its conversations end or move."""
 
 import asyncio
-import ctypes
 import gc
 import logging
-import os
-import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -16,6 +13,7 @@ from typing import Final
 import uvicorn
 import uvloop
 
+from config.process import die_with_parent, prefer_media
 from config.schema import ModelSettings
 from model_runtime.engine.engine import Engine
 from model_runtime.engine.model import Model
@@ -30,7 +28,6 @@ DEFAULT_LISTEN: Final = ("127.0.0.1", 8998)
 _SWITCH_INTERVAL_S: Final = 0.0005
 """How long the engine thread may keep the event loop from the interpreter's lock."""
 _SEND_BUFFER: Final = 32_768  # bytes; what a client does not read waits here, and should not wait long
-_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
 
 def serve_worker(
@@ -49,7 +46,7 @@ def serve_worker(
     ``LocalModelError`` where the address is taken or the model stopped working.
     """
     if fd is not None:
-        _die_with_parent()
+        die_with_parent()
     listener = _listener(listen or DEFAULT_LISTEN) if fd is None else socket.socket(fileno=fd)
     with listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
@@ -57,6 +54,7 @@ def serve_worker(
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         gc.collect()
         gc.freeze()
+        prefer_media()
         uvloop.run(_serve(name, model, listener, dump, drain_s))
 
 
@@ -133,13 +131,3 @@ def _listener(address: tuple[str, int]) -> socket.socket:
         return socket.create_server(address, family=family, backlog=512)
     except OSError as error:
         raise LocalModelError(f"{host}:{port}: {error.strerror or error}") from None
-
-
-def _die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies (Linux), so that no worker outlives the gateway."""
-    if sys.platform != "linux":
-        return
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)

@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 import telephony
+from config.process import start_quietly
 from config.schema import SipSettings
 from telephony.errors import ChannelError, LineWorkerLost
 from telephony.sip.call import SipCall
@@ -211,12 +212,14 @@ class LineWorker:
         command = [sys.executable, "-m", "telephony.sip.worker", "--fd", str(theirs.fileno())]
         if self._settings.worker_user is not None:
             command += ["--user", self._settings.worker_user]
-        return await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             *command,
             pass_fds=[theirs.fileno()],
             stdin=asyncio.subprocess.DEVNULL,
             cwd=_ROOT,  # where Python finds this package, installed or not
         )
+        start_quietly(process.pid)
+        return process
 
     async def _watch(self) -> None:
         """Return when the process is lost: channel closed, or its heartbeat missed."""

@@ -1,16 +1,13 @@
 """What a line worker gives up before a peer's first byte reaches its C code (Linux; line worker)."""
 
-import ctypes
 import os
 import pwd
 import resource
-import signal
 from typing import Final
 
-_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
-_PR_SET_NO_NEW_PRIVS: Final = 38
+from config.process import die_with_parent, prctl
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_PR_SET_NO_NEW_PRIVS: Final = 38  # linux/prctl.h
 
 
 def drop_privileges(user: str | None) -> None:
@@ -24,10 +21,5 @@ def drop_privileges(user: str | None) -> None:
         os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
         os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # last: a change of user clears it
-
-
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl({option})")
+    prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    die_with_parent()  # last: a change of user clears it

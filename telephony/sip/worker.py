@@ -16,6 +16,7 @@ from typing import Final
 
 import pjsua2 as pj
 
+from config.process import prefer_media
 from telephony.errors import ChannelError
 from telephony.sip.channel import ChannelSocket
 from telephony.sip.endpoint import create_endpoint, handle_events, open_endpoint, read_capacity
@@ -205,6 +206,7 @@ def main() -> int:
     arguments = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):  # the gateway decides
         signal.signal(number, signal.SIG_IGN)
+    prefer_media()
     drop_privileges(arguments.user)
     sys.setswitchinterval(_SWITCH_S)
     check_layout()
