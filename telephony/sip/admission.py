@@ -13,7 +13,7 @@ from config.schema import SipRateLimit, SipSettings
 MAX_SOURCES: Final = 4_096
 
 
-class Refused(Exception):  # noqa: N818, RUF100 - an answer, no fault
+class Refused(Exception):  # an answer, no fault
     """An INVITE is not taken: the status to answer with, and after how many seconds to try again."""
 
     def __init__(self, status: int, reason: str, retry_after_s: int | None = None) -> None:
@@ -31,7 +31,7 @@ class Line(Protocol):
         """Where the worker listens for SIP over UDP."""
 
     def release(self) -> None:
-        """Give the place back: the worker never answered the INVITE with a final response. Idempotent."""
+        """Give the place back: the INVITE came to nothing. Idempotent, and without effect on a call that runs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,7 @@ class Dialogs:
         """The INVITE that asked for a dialog has its final response."""
         for context in [c for c in self._contexts.get(dialog, {}) if c.over]:
             del self._contexts[dialog][context]
-        if outcome is Outcome.UNANSWERED and dialog.line is not None:
+        if (status >= 300 or outcome is Outcome.UNANSWERED) and dialog.line is not None:
             dialog.line.release()
         if status >= 300:
             self._remove(dialog)

@@ -7,6 +7,7 @@ the fields mean is fields.py's matter. Runs on the gateway's event loop.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from telephony.errors import SipParseError
@@ -75,6 +76,7 @@ REASONS: Final = {
 }
 
 
+@lru_cache(maxsize=512)
 def canonical_name(name: str) -> str:
     """A header field's name as it is written: long form, capitals where the RFCs put them."""
     lower = name.lower()

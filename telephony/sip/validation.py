@@ -17,7 +17,7 @@ EXTENSIONS: Final = ("100rel", "timer")
 INFO_TYPES: Final = frozenset({"application/dtmf-relay", "application/dtmf"})
 
 
-class Rejection(Exception):  # noqa: N818, RUF100 - an answer, no fault
+class Rejection(Exception):  # an answer, no fault
     """A request gets this final answer, with these further header fields."""
 
     def __init__(self, status: int, reason: str | None = None, **fields: str) -> None:
