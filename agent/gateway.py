@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -43,17 +44,20 @@ _HANGUP_WITHIN_S: Final = 4.0
 class _Admitted:
     """What an INVITE holds from its admission on: a line, a model's slot, and who will answer."""
 
-    def __init__(self, agent: str, trunk: str | None, line: Line, lease: Lease) -> None:
+    def __init__(self, agent: str, trunk: str | None, line: Line, lease: Lease, forget: Callable[[], object]) -> None:
         self.agent = agent
         self.trunk = trunk
         self.lease = lease
-        self._line = line
         self.sip_address = line.sip_address
+        self._line = line
+        self._forget = forget
 
     def release(self) -> None:
-        """Give both back; idempotent."""
+        """Give both back, unless a call has begun: its session does that at its end. Idempotent."""
         self._line.release()
-        self.lease.release()
+        if self._line.call is None:
+            self._forget()
+            self.lease.release()
 
 
 class Gateway:
@@ -103,7 +107,8 @@ class Gateway:
         return [worker.url]
 
     @contextlib.asynccontextmanager
-    async def _models_running(self):  # type: ignore[no-untyped-def]
+    async def _models_running(self) -> AsyncIterator[None]:
+        """Keep this machine's model workers running, and every worker's health known."""
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(each.run(), name=f"worker {each.model}") for each in self._local_workers]
             running += [tasks.create_task(each.watch(), name=f"watch {each.name}") for each in self._models.values()]
@@ -135,7 +140,9 @@ class Gateway:
         except BaseException:
             lease.release()
             raise
-        admitted = self._admitted[invitation.sip_call_id] = _Admitted(decision.agent, trunk, line, lease)
+        admitted = self._admitted[invitation.sip_call_id] = _Admitted(
+            decision.agent, trunk, line, lease, functools.partial(self._admitted.pop, invitation.sip_call_id, None)
+        )
         return admitted
 
     def _on_call(self, call: SipCall) -> None:

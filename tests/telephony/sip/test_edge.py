@@ -128,7 +128,7 @@ async def test_cancel_while_ringing() -> None:
         assert "tag=worker-tag" in (final.headers.get("To") or "")
         r.peer.send(caller.request("ACK", branch=caller.branch_of(invite)), r.udp)
         await r.gone()
-        assert r.worker.released == 0
+        assert r.worker.released == 1
         assert await r.worker.silent()
 
 
@@ -202,7 +202,7 @@ async def test_rejection_by_the_worker_is_repeated_until_acknowledged() -> None:
         await r.peer.response(486)
         r.peer.send(caller.request("ACK", branch=caller.branch_of(invite)), r.udp)
         await r.gone()
-        assert r.worker.released == 0
+        assert r.worker.released == 1
 
 
 async def test_delayed_offer_passes() -> None:
