@@ -80,7 +80,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _call(arguments: argparse.Namespace) -> int:
     from telephony.errors import TelephonyError
-    from telephony.sip.caller import place_call
+    from telephony.sip.line.caller import place_call
 
     try:
         report = place_call(

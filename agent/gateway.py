@@ -28,12 +28,12 @@ from config.schema import Settings
 from model_runtime.errors import NoFreeSlot
 from telephony.end_cause import EndCause
 from telephony.errors import NoFreeLine
-from telephony.sip.admission import Load, Refused
-from telephony.sip.call import SipCall
-from telephony.sip.edge import Edge
+from telephony.sip.edge.admission import Load, Refused
+from telephony.sip.edge.edge import Edge
 from telephony.sip.invitation import Invitation
-from telephony.sip.line_worker import Line
-from telephony.sip.pool import LinePool
+from telephony.sip.line.call import SipCall
+from telephony.sip.line.line_worker import Line
+from telephony.sip.line.pool import LinePool
 
 log = structlog.get_logger(__name__)
 

@@ -71,7 +71,7 @@ class Denwa:
 
     def line_workers(self) -> list[int]:
         """Processes that hold lines."""
-        return [pid for pid in self.processes() if "telephony.sip.worker" in proc.command(pid)]
+        return [pid for pid in self.processes() if "telephony.sip.line.worker" in proc.command(pid)]
 
     def model_workers(self) -> list[int]:
         """Processes that hold models."""

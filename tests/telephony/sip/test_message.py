@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from telephony.errors import SipParseError
 from telephony.sip.fields import Core
 from telephony.sip.message import Headers, Request, Response, canonical_name, parse_message
-from tests.telephony.sip.torture import BROKEN, VALID
+from tests.telephony.sip.edge.torture import BROKEN, VALID
 
 _LINES = st.sampled_from(
     [
