@@ -14,7 +14,7 @@ from tests.peers import audio, proc
 from tests.peers.denwa import Denwa, denwa
 from tests.peers.sipp import sipp
 
-WARM_CALLS = 200
+PORTION = 200
 TALK_S = 0.3
 SPEECH = audio.chirps(-15, 2.0, 8_000, seed=1)
 
@@ -46,28 +46,19 @@ async def bench(calls: int, rate: float) -> None:
     with tempfile.TemporaryDirectory(prefix="churn-") as name:
         async with denwa(Path(name), sip={"max_calls": 24}) as gateway:
             fresh: dict[str, Any] = await gateway.health()
-            before = _snapshot(gateway)
-            await _churn(gateway, min(WARM_CALLS, calls), rate)
-            warm = _snapshot(gateway)
-            await _churn(gateway, max(0, calls - WARM_CALLS), rate)
-            after = _snapshot(gateway)
+            snapshots = [_snapshot(gateway)]
+            for first in range(0, calls, PORTION):
+                await _churn(gateway, min(PORTION, calls - first), rate)
+                snapshots.append(_snapshot(gateway))
             health = await gateway.health()
-    gone = ("", float("nan"), 0)
-    rows = [
-        [after.get(pid, before.get(pid, gone))[0], pid]
-        + [snapshot.get(pid, gone)[column] for column in (1, 2) for snapshot in (before, warm, after)]
-        for pid in sorted(before.keys() | after.keys())
-    ]
-    head = [
-        "process",
-        "pid",
-        "RSS MB before",
-        f"after {WARM_CALLS}",
-        f"after {calls}",
-        "files before",
-        "after 200",
-        "end",
-    ]
+    counts = [*range(0, calls, PORTION), calls]
+    rows = []
+    for pid in sorted(set().union(*snapshots)):
+        lives = [snapshot.get(pid) for snapshot in snapshots]
+        kind = next(life[0] for life in lives if life)
+        files = [life[2] for life in lives if life]
+        rows.append([kind, pid, *[life[1] if life else "-" for life in lives], files[0], files[-1]])
+    head = ["process", "pid", *[f"RSS MB after {count}" for count in counts], "files at first", "at last"]
     print(
         f"Machine: {machine()}. {calls} calls of {TALK_S} s with RTP, {rate:g} per second, through SIPp: none failed.\n"
     )
