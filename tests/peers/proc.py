@@ -35,6 +35,14 @@ def cpu_s(pid: int) -> float:
     return (int(stat[11]) + int(stat[12])) / _TICKS_PER_S if stat else 0.0
 
 
+def core_busy_s(core: int) -> float:
+    """Seconds that a core has worked for anybody, since the machine started."""
+    lines = Path("/proc/stat").read_text().splitlines()
+    times = next(line.split()[1:9] for line in lines if line.startswith(f"cpu{core} "))
+    idle = int(times[3]) + int(times[4])
+    return (sum(map(int, times)) - idle) / _TICKS_PER_S
+
+
 def memory(pid: int) -> tuple[float, float]:
     """Resident and proportional set size in MB (the second shares common pages out among their users)."""
     sizes = {}
