@@ -52,16 +52,16 @@ class Figures:
     load_gaps: list[float] = field(default_factory=list)  # ms
     underruns: int = 0
     idle: float = 0.0  # % of a core
-    busy: float = 0.0  # % of a core
+    busy: dict[str, float] = field(default_factory=dict)  # % of a core by kind of process
     others: float = 0.0  # % of the product's core that went to others and to the kernel: high means disturbed
     memory: dict[str, tuple[int, float, float]] = field(default_factory=dict)  # kind: processes, RSS, PSS in MB
 
     def row(self, name: str, calls: int) -> list[object]:
         """The table's row."""
-        pss = sum(each[2] for each in self.memory.values())
+        pss, busy = sum(each[2] for each in self.memory.values()), sum(self.busy.values())
         return [
             *(name, calls, *_percentiles(self.latencies, 50, 99), *_percentiles(self.gaps, 99, 100), self.underruns),
-            *(self.busy, self.idle, (self.busy - self.idle) / calls, pss, pss / calls),
+            *(busy, self.idle, (busy - self.idle) / calls, pss, pss / calls),
             *(*_percentiles(self.load_gaps, 99), self.others),
         ]
 
@@ -82,7 +82,7 @@ async def measure(
     A call keeps the latency it began with, so few calls are measured in several rounds, all in one row.
     """
     figures = Figures()
-    figures.idle = await _cpu(kinds, IDLE_S)
+    figures.idle = sum((await _cpu(kinds, IDLE_S)).values())
     rounds = max(1, LEAST_CALLS // calls)
     for _ in range(rounds):
         await _round(figures, server, ports, kinds, calls, seconds, rounds, folder)
@@ -111,8 +111,10 @@ async def _round(
         first = time.time()
         core_before = proc.core_busy_s(PRODUCT_CORE)
         busy = await _cpu(kinds, seconds)
-        figures.busy += busy / rounds
-        figures.others += (100 * (proc.core_busy_s(PRODUCT_CORE) - core_before) / seconds - busy) / rounds
+        core = 100 * (proc.core_busy_s(PRODUCT_CORE) - core_before) / seconds
+        figures.others += (core - sum(busy.values())) / rounds
+        for kind, percent in busy.items():
+            figures.busy[kind] = figures.busy.get(kind, 0.0) + percent / rounds
         last = time.time()
         figures.memory = {kind: _memory(pids) for kind, pids in kinds().items()}
         caller_ports = [each.rtp_port for each in callers]
@@ -138,13 +140,14 @@ def _unharmed(callers: list[Caller]) -> None:
         raise RuntimeError(f"{dropped} calls were dropped")
 
 
-async def _cpu(kinds: Kinds, seconds: float) -> float:
-    """Percent of a core that all processes together use for ``seconds``."""
-    pids = [pid for group in kinds().values() for pid in group]
-    before = sum(map(proc.cpu_s, pids))
+async def _cpu(kinds: Kinds, seconds: float) -> dict[str, float]:
+    """Percent of a core that the processes of each kind use for ``seconds``."""
+    groups = kinds()
+    before = {kind: sum(map(proc.cpu_s, pids)) for kind, pids in groups.items()}
     started = time.monotonic()
     await asyncio.sleep(seconds)
-    return 100 * (sum(map(proc.cpu_s, pids)) - before) / (time.monotonic() - started)
+    share = 100 / (time.monotonic() - started)
+    return {kind: share * (sum(map(proc.cpu_s, pids)) - before[kind]) for kind, pids in groups.items()}
 
 
 def _memory(pids: list[int]) -> tuple[int, float, float]:
@@ -178,12 +181,12 @@ async def bare_pjsua2() -> AsyncIterator[tuple[Address, Kinds]]:
 async def bench(counts: list[int], seconds: float) -> None:
     """Measure everything and print the tables."""
     rows: list[list[object]] = []
-    memory: list[list[object]] = []
+    parts: list[list[object]] = []
 
     def note(name: str, calls: int, figures: Figures) -> None:
         rows.append(figures.row(name, calls))
         for kind, (processes, rss, pss) in figures.memory.items():
-            memory.append([name, calls, kind, processes, rss / processes, pss / processes])
+            parts.append([name, calls, kind, processes, figures.busy[kind], rss / processes, pss / processes])
 
     with tempfile.TemporaryDirectory(prefix="echo-path-") as name:
         async with bare_pjsua2() as (server, kinds):
@@ -198,8 +201,8 @@ async def bench(counts: list[int], seconds: float) -> None:
     print(f"Machine: {machine()}. Product on core {PRODUCT_CORE}, load and capture on core {LOAD_CORE}.")
     print(f"White noise in PCMU for {seconds:.0f} s, latency including 80 ms of framing.\n")
     print(markdown(HEAD, rows))
-    print("\nMemory is the sum of proportional set sizes (PSS). By kind of process, each:\n")
-    print(markdown(["echo through", "calls", "process", "number", "RSS MB", "PSS MB"], memory))
+    print("\nMemory is the sum of proportional set sizes (PSS). By kind of process (CPU of all, memory of each):\n")
+    print(markdown(["echo through", "calls", "process", "number", "CPU %", "RSS MB", "PSS MB"], parts))
 
 
 def main() -> None:
