@@ -38,10 +38,10 @@ class CallRefused(Exception):
 class Caller:
     """One call. Made by ``call()``."""
 
-    def __init__(self, server: Address, called: str, audio: Samples, payload_type: int) -> None:
+    def __init__(self, server: Address, called: str, audio: Samples | bytes, payload_type: int) -> None:
         self._server = server
         self._uri = f"sip:{called}@{server[0]}:{server[1]}"
-        self._audio = g711.encode(audio, payload_type)
+        self._audio = audio if isinstance(audio, bytes) else g711.encode(audio, payload_type)
         self._payload_type = payload_type
         self.call_id = secrets.token_hex(8)
         self._tag = secrets.token_hex(4)
@@ -216,10 +216,11 @@ class Caller:
 
 
 @asynccontextmanager
-async def call(server: Address, called: str, audio: Samples, payload_type: int = 0) -> AsyncIterator[Caller]:
+async def call(server: Address, called: str, audio: Samples | bytes, payload_type: int = 0) -> AsyncIterator[Caller]:
     """Call ``called`` at ``server`` and speak ``audio`` (8 kHz, repeated) until the context ends; then hang up.
 
-    Raises ``CallRefused``. ``payload_type``: 0 PCMU, 8 PCMA.
+    Raises ``CallRefused``. ``payload_type``: 0 PCMU, 8 PCMA. Audio as bytes is encoded already: with many calls,
+    encoding each one's would hold up the packets of the others.
     """
     caller = Caller(server, called, audio, payload_type)
     try:
