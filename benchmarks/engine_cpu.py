@@ -90,7 +90,7 @@ class Watch:
 
 
 class Ours:
-    """This runtime, with its parts timed where they are called."""
+    """Our side, with its parts timed where they are called."""
 
     def __init__(self, mimi: Mimi, lm: LanguageModel, slots: int) -> None:
         self.watch = Watch()

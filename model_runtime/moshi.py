@@ -3,6 +3,7 @@
 Runs on the engine thread. No input or output, no clock; the only randomness is each slot's own seed.
 """
 
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from model_runtime.lm.delays import TokenGrid
 from model_runtime.lm.language_model import LanguageModel
 from model_runtime.mimi.codec import Mimi
 from model_runtime.sampling import Sampling, SlotSampler
-from model_runtime.state import reset_slot
+from model_runtime.state import first_rows, reset_slot
 
 __all__ = ["Moshi", "MoshiStep", "Sampling"]
 
@@ -57,6 +58,17 @@ class Moshi:
             reset_slot(state, slot)
         self.sampler.reset(slot, sampling, seed)
 
+    def rows(self, count: int) -> "Moshi":
+        """The first ``count`` slots as a model of their own, over the same weights and the same state."""
+        part = copy(self)
+        part.slots = count
+        part.encoder_state = first_rows(self.encoder_state, count)
+        part.decoder_state = first_rows(self.decoder_state, count)
+        part.lm_state = first_rows(self.lm_state, count)
+        part.grid_state = first_rows(self.grid_state, count)
+        part.sampler = self.sampler.rows(count)
+        return part
+
     @torch.inference_mode()
     def step(self, audio: Tensor, mask: Tensor) -> MoshiStep:
         """Advance the slots where ``mask [B]`` holds by the caller's frame ``audio [B, 1, 1920]`` float32, -1 .. 1.
@@ -67,10 +79,18 @@ class Moshi:
         assert audio.shape == (self.slots, 1, self.mimi.frame_samples), audio.shape
         assert mask.shape == (self.slots,), mask.shape
         assert mask.dtype == torch.bool, mask.dtype
-        self.sampler.prepare(mask.tolist())
-        active = mask.to(self.device, non_blocking=True)
-        audio = audio.to(self.device, non_blocking=True)
+        self.prepare(mask.tolist())
+        return self.advance(audio.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True))
 
+    def prepare(self, active: list[bool]) -> None:
+        """Do the part of a step that belongs to the host: draw the noise of the active slots."""
+        self.sampler.prepare(active)
+
+    def advance(self, audio: Tensor, active: Tensor) -> MoshiStep:
+        """Do the part of a step that belongs to the device, where ``audio`` and ``active [B]`` lie already.
+
+        Shapes and addresses are the same in every step, and the host never waits: it can be captured in a graph.
+        """
         begun = active & (self.grid_state.offset > 0)
         user = self.mimi.encode_step(audio, self.encoder_state, begun)  # [B, 8]
         self.grid.hear(self.grid_state, user[:, : self.lm.config.n_q - self.lm.config.dep_q], active)

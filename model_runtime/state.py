@@ -6,10 +6,13 @@ that a captured graph keeps seeing them. Execution masks are ``bool [B]``: rows 
 """
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+State = TypeVar("State")
 
 
 def slot_tensors(state: object) -> Iterator[Tensor]:
@@ -28,6 +31,30 @@ def reset_slot(state: object, slot: int) -> None:
     """Make one slot fresh; the caller before leaves nothing behind."""
     for tensor in slot_tensors(state):
         tensor[slot].zero_()
+
+
+def first_rows(state: State, count: int) -> State:
+    """The first ``count`` slots of a state, as views of the same memory."""
+    if isinstance(state, Tensor):
+        return state[:count]
+    if isinstance(state, list):
+        return [first_rows(item, count) for item in state]  # type: ignore[return-value]  # a list of the same items
+    if is_dataclass(state) and not isinstance(state, type):
+        return replace(state, **{each.name: first_rows(getattr(state, each.name), count) for each in fields(state)})
+    return state
+
+
+def copy_slot(source: object, row: int, target: object, slot: int) -> None:
+    """Make ``slot`` of ``target`` what ``row`` of ``source``, a state of the same shape, is.
+
+    A source may be shorter in dimension 1, as a ring for a prompt is; it must not have gone round then.
+    """
+    pairs = zip(slot_tensors(source), slot_tensors(target), strict=True)
+    for here, there in pairs:
+        if here.dim() > 1:
+            there[slot, : here.shape[1]] = here[row]
+        else:
+            there[slot] = here[row]
 
 
 def write_where(buffer: Tensor, new: Tensor, mask: Tensor) -> None:
