@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model_runtime.lm.delays import TokenGrid
+from model_runtime.lm.delays import NOT_FORCED, UNGENERATED, TokenGrid
 from model_runtime.lm.language_model import LanguageModel
 from model_runtime.mimi.codec import Mimi
 from model_runtime.sampling import Sampling, SlotSampler
@@ -25,6 +25,7 @@ class MoshiStep:
     audio: Tensor  # [B, 1, 1920] float32
     tokens: Tensor  # [B, 17] int64: text, 8 own codes, 8 user codes of one frame, delays undone
     ready: Tensor  # [B] bool: took part, and has audio
+    row: Tensor  # [B, 17] int64: text and own codes that this step drew, user codes that it heard (lm/delays.py)
 
 
 class Moshi:
@@ -34,9 +35,14 @@ class Moshi:
     initial token, so the codes of frame 0 could never be read. The encoder therefore skips that frame and meets frame 1
     with its left padding. The first step also gives no audio (``ready`` is False): the own acoustic codes lag by one
     step. From then on each step n gives frame n: its text and semantic code were generated in step n - 1.
+
+    Any token of a step can be forced instead of drawn, and the user's be given instead of encoded: that is how a
+    prompt, a greeting or a sentence in mid-call is put in. A step whose user codes are given has no caller, so nobody
+    listens either: it gives no audio, and both of the codec's ends stay as they are.
     """
 
-    def __init__(self, mimi: Mimi, lm: LanguageModel, slots: int) -> None:
+    def __init__(self, mimi: Mimi, lm: LanguageModel, slots: int, pins: int = 0) -> None:
+        """``pins`` is how many first steps of a conversation can be kept in sight for ever (``Transformer.pin``)."""
         config = lm.config
         if mimi.codebooks != max(config.dep_q, config.n_q - config.dep_q):
             raise ValueError(f"the codec has {mimi.codebooks} codebooks, the language model speaks {config.dep_q}")
@@ -48,7 +54,8 @@ class Moshi:
         self.grid = TokenGrid(config, device)
         self.encoder_state = mimi.new_encoder_state(slots)
         self.decoder_state = mimi.new_decoder_state(slots)
-        self.lm_state = lm.new_state(slots)
+        self.pins = pins
+        self.lm_state = lm.new_state(slots, pins=pins)
         self.grid_state = self.grid.new_state(slots)
         self.sampler = SlotSampler(slots, config.text_card, config.card, config.dep_q, device)
 
@@ -70,35 +77,57 @@ class Moshi:
         return part
 
     @torch.inference_mode()
-    def step(self, audio: Tensor, mask: Tensor) -> MoshiStep:
+    def step(self, audio: Tensor, mask: Tensor, forced: Tensor | None = None) -> MoshiStep:
         """Advance the slots where ``mask [B]`` holds by the caller's frame ``audio [B, 1, 1920]`` float32, -1 .. 1.
 
-        The other slots stay untouched, whatever stands in their rows. The host never waits for the device if ``mask``
-        is given on the CPU.
+        ``forced [B, 17]`` int64 holds a row for each slot: tokens that are put in the place of drawn or heard ones, and
+        ``NOT_FORCED`` elsewhere; of the user's codes all are given or none. The slots outside ``mask`` stay untouched,
+        whatever stands in their rows. The host never waits for the device if ``mask`` is given on the CPU.
         """
         assert audio.shape == (self.slots, 1, self.mimi.frame_samples), audio.shape
         assert mask.shape == (self.slots,), mask.shape
         assert mask.dtype == torch.bool, mask.dtype
         self.prepare(mask.tolist())
-        return self.advance(audio.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True))
+        if forced is not None:
+            assert forced.shape == (self.slots, self.lm.config.streams), forced.shape
+            forced = forced.to(self.device, non_blocking=True)
+        return self.advance(audio.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True), forced)
 
     def prepare(self, active: list[bool]) -> None:
         """Do the part of a step that belongs to the host: draw the noise of the active slots."""
         self.sampler.prepare(active)
 
-    def advance(self, audio: Tensor, active: Tensor) -> MoshiStep:
-        """Do the part of a step that belongs to the device, where ``audio`` and ``active [B]`` lie already.
+    def advance(self, audio: Tensor, active: Tensor, forced: Tensor | None = None) -> MoshiStep:
+        """Do the part of a step that belongs to the device, where its arguments lie already.
 
         Shapes and addresses are the same in every step, and the host never waits: it can be captured in a graph.
         """
-        begun = active & (self.grid_state.offset > 0)
-        user = self.mimi.encode_step(audio, self.encoder_state, begun)  # [B, 8]
-        self.grid.hear(self.grid_state, user[:, : self.lm.config.n_q - self.lm.config.dep_q], active)
+        own = 1 + self.lm.config.dep_q
+        hearing = active & (self.grid_state.offset > 0)
+        given = None if forced is None else forced[:, own:]  # [B, 8]
+        alone = None if given is None else given[:, 0] != NOT_FORCED  # [B]
+        if alone is not None:
+            hearing = hearing & ~alone
+        user = self.mimi.encode_step(audio, self.encoder_state, hearing)[:, : self.lm.config.n_q - own + 1]  # [B, 8]
+        user = _choose(given, torch.where(hearing[:, None], user, UNGENERATED))
+        self.grid.hear(self.grid_state, user, active)
         column = self.grid.inputs(self.grid_state, active)  # [B, 17]
         hidden, text_logits = self.lm.step(column, self.lm_state, active)
-        text = self.sampler.text(text_logits)  # [B]
-        own = self.lm.generate_codes(hidden, text, self.sampler.code)  # [B, 8]
-        tokens, ready = self.grid.say(self.grid_state, text, own, active)
-        codes = tokens[:, 1 : 1 + self.lm.config.dep_q].clamp(min=0)
-        speech = self.mimi.decode_step(codes, self.decoder_state, ready)  # [B, 1, 1920]
-        return MoshiStep(torch.where(ready[:, None, None], speech, 0.0), tokens, ready)
+        text = _choose(None if forced is None else forced[:, 0], self.sampler.text(text_logits))  # [B]
+
+        def code(k: int, logits: Tensor) -> Tensor:
+            return _choose(None if forced is None else forced[:, 1 + k], self.sampler.code(k, logits))
+
+        said = self.lm.generate_codes(hidden, text, code)  # [B, 8]
+        tokens, ready = self.grid.say(self.grid_state, text, said, active)
+        if alone is not None:
+            ready = ready & ~alone
+            tokens = torch.where(ready[:, None], tokens, UNGENERATED)
+        speech = self.mimi.decode_step(tokens[:, 1:own].clamp(min=0), self.decoder_state, ready)  # [B, 1, 1920]
+        row = torch.where(active[:, None], torch.cat([text[:, None], said, user], dim=1), UNGENERATED)
+        return MoshiStep(torch.where(ready[:, None, None], speech, 0.0), tokens, ready, row)
+
+
+def _choose(forced: Tensor | None, drawn: Tensor) -> Tensor:
+    """The forced tokens where there are some, else the drawn ones."""
+    return drawn if forced is None else torch.where(forced == NOT_FORCED, drawn, forced)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model_runtime.checkpoint.config import Norm, TransformerConfig
-from model_runtime.kv_cache import RingKVCache, RingStep, causal_bias
+from model_runtime.kv_cache import RingKVCache, RingLayout, RingStep, SlotRing, causal_bias
 
 
 @dataclass
@@ -19,6 +19,9 @@ class TransformerState:
 
     offset: Tensor  # [B] int64: positions seen so far
     rings: list[RingKVCache]
+    layout: RingLayout | None = None
+    """Where a ring may begin late or pin its first positions."""
+    sinks: list[Tensor] | None = None  # per layer [B, P, H, D]: pinned keys as they were at their own positions
 
 
 @dataclass(frozen=True)
@@ -31,22 +34,42 @@ class _Pass:
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm computed in float32 (``rms_norm_f32`` of the reference, epsilon 1e-8)."""
+    """Root-mean-square norm, computed in float32 or (``rms_norm`` of the reference) in the input's own type."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, eps: float = 1e-8, *, wide: bool = True) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(1, 1, dim))
+        self._eps = eps
+        self._wide = wide
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension of ``x [..., dim]``."""
-        wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-8)
-        return (wide * scale * self.alpha.view(-1).float()).to(x.dtype)
+        inner = x.float() if self._wide else x
+        scale = torch.rsqrt(inner.square().mean(-1, keepdim=True) + self._eps)
+        return (inner * scale * self.alpha.view(-1).to(inner.dtype)).to(x.dtype)
+
+
+class WideLayerNorm(nn.LayerNorm):
+    """Layer norm computed in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension of ``x [..., dim]``."""
+        return F.layer_norm(x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps).to(
+            x.dtype
+        )
 
 
 def norm_layer(kind: Norm, dim: int) -> nn.Module:
-    """The norm that a checkpoint calls ``kind``."""
-    return RMSNorm(dim) if kind == "rms_norm_f32" else nn.LayerNorm(dim, eps=1e-5)
+    """The norm that a checkpoint calls ``kind``, with the reference's epsilon."""
+    match kind:
+        case "rms_norm_f32":
+            return RMSNorm(dim)
+        case "rms_norm":
+            return RMSNorm(dim, 1e-5, wide=False)
+        case "layer_norm_f32":
+            return WideLayerNorm(dim, eps=1e-8)
+        case "layer_norm":
+            return nn.LayerNorm(dim, eps=1e-5)
 
 
 class LayerScale(nn.Module):
@@ -89,28 +112,41 @@ def rotate(heads: Tensor, by: Tensor) -> Tensor:
     return torch.view_as_real(pairs * by).flatten(-2).to(heads.dtype)
 
 
-class SelfAttention(nn.Module):
-    """Multi-head causal attention; queries, keys and values come from one fused projection."""
+def rotate_halves(heads: Tensor, by: Tensor) -> Tensor:
+    """Turn the pairs that the two halves of each head in ``heads [B, T, N, H, D]`` make, in float32."""
+    halves = heads.float().view(*heads.shape[:-1], 2, -1)  # [B, T, N, H, 2, D / 2]
+    pairs = torch.complex(halves[..., 0, :], halves[..., 1, :])
+    return torch.view_as_real(pairs * by).transpose(-1, -2).flatten(-2).to(heads.dtype)
 
-    def __init__(self, dim: int, heads: int) -> None:
+
+class SelfAttention(nn.Module):
+    """Multi-head causal attention; queries, keys and values come from one fused projection, in that order."""
+
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.heads = heads
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        dim = config.dim
+        self.heads = config.num_heads
+        self.kv_heads = config.kv_heads
+        self._rotate = rotate if config.rope == "rope" else rotate_halves
+        self.in_proj_weight = nn.Parameter(torch.empty(dim + 2 * config.kv_heads * config.head_dim, dim))
         self.out_proj = nn.Linear(dim, dim, bias=False)
         nn.init.normal_(self.in_proj_weight, std=dim**-0.5)
 
-    def forward(self, x: Tensor, shared: _Pass, ring: RingKVCache | None) -> Tensor:
+    def forward(self, x: Tensor, shared: _Pass, ring: RingKVCache | SlotRing | None) -> Tensor:
         """Attend over ``x [B, T, dim]`` and, streaming, over what the ring holds."""
         batch, length, dim = x.shape
-        qkv = F.linear(x, self.in_proj_weight).view(batch, length, 3, self.heads, dim // self.heads)
+        heads, kv_heads = self.heads, self.kv_heads
+        qkv = F.linear(x, self.in_proj_weight).view(batch, length, 1, heads + 2 * kv_heads, dim // heads)
         if shared.rotation is not None:
-            qkv[:, :, :2] = rotate(qkv[:, :, :2], shared.rotation)
+            turning = qkv[:, :, :, : heads + kv_heads]
+            turning.copy_(self._rotate(turning, shared.rotation))
+        kv = qkv[:, :, 0, heads:].view(batch, length, 2, kv_heads, -1)  # [B, T, 2, KV, D]
         if ring is None or shared.ring is None:
-            keys, values = qkv[:, :, 1].transpose(1, 2), qkv[:, :, 2].transpose(1, 2)  # [B, H, T, D]
+            keys, values = kv.permute(2, 0, 3, 1, 4)  # [B, KV, T, D]
         else:
-            keys, values = ring.append(qkv[:, :, 1:], shared.ring)  # [B, H, capacity, D]
-        query = qkv[:, :, 0].transpose(1, 2)  # [B, H, T, D]
-        heard = F.scaled_dot_product_attention(query, keys, values, attn_mask=shared.bias)
+            keys, values = ring.append(kv, shared.ring)  # [B, KV, capacity, D]
+        query = qkv[:, :, 0, :heads].transpose(1, 2)  # [B, H, T, D]
+        heard = F.scaled_dot_product_attention(query, keys, values, attn_mask=shared.bias, enable_gqa=kv_heads != heads)
         projected: Tensor = self.out_proj(heard.transpose(1, 2).flatten(2))
         return projected
 
@@ -123,7 +159,7 @@ class TransformerLayer(nn.Module):
         dim = config.dim
         self.norm1 = norm_layer(config.norm, dim)
         self.norm2 = norm_layer(config.norm, dim)
-        self.self_attn = SelfAttention(dim, config.num_heads)
+        self.self_attn = SelfAttention(config)
         if config.gating:
             self.gating = Gating(dim, config.hidden)
         else:
@@ -133,7 +169,7 @@ class TransformerLayer(nn.Module):
         self.layer_scale_1 = LayerScale(dim) if config.layer_scale else nn.Identity()
         self.layer_scale_2 = LayerScale(dim) if config.layer_scale else nn.Identity()
 
-    def forward(self, x: Tensor, shared: _Pass, ring: RingKVCache | None) -> Tensor:
+    def forward(self, x: Tensor, shared: _Pass, ring: RingKVCache | SlotRing | None) -> Tensor:
         """One layer over ``x [B, T, dim]``."""
         x = x + self.layer_scale_1(self.self_attn(self.norm1(x), shared, ring))
         fed = self.norm2(x)
@@ -150,19 +186,92 @@ class Transformer(nn.Module):
         self.config = config
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
 
-    def new_state(self, slots: int, ring: int | None = None) -> TransformerState:
-        """Fresh state for so many slots; ``ring`` is its capacity, by default the context (see kv_cache)."""
+    def new_state(self, slots: int, ring: int | None = None, pins: int | None = None) -> TransformerState:
+        """Fresh state for so many slots; ``ring`` is its capacity, by default the context (see kv_cache).
+
+        With ``pins`` slots can be prefilled from any position on, and pin up to so many of their first positions.
+        """
         config, weight = self.config, next(self.parameters())
         capacity = config.context if ring is None else ring
-        return TransformerState(
-            offset=torch.zeros(slots, device=weight.device, dtype=torch.long),
+        device, dtype = weight.device, weight.dtype
+        state = TransformerState(
+            offset=torch.zeros(slots, device=device, dtype=torch.long),
             rings=[
-                RingKVCache.allocate(
-                    slots, capacity, config.num_heads, config.head_dim, device=weight.device, dtype=weight.dtype
-                )
+                RingKVCache.allocate(slots, capacity, config.kv_heads, config.head_dim, device=device, dtype=dtype)
                 for _ in self.layers
             ],
         )
+        if pins is not None:
+            state.layout = RingLayout(torch.zeros_like(state.offset), torch.zeros_like(state.offset))
+        if pins:
+            shape = (slots, pins, config.kv_heads, config.head_dim)
+            state.sinks = [torch.zeros(shape, device=device, dtype=dtype) for _ in self.layers]
+        return state
+
+    def prefill(self, x: Tensor, state: TransformerState, slot: int, position: int) -> Tensor:
+        """Take in the next positions ``x [1, T, dim]`` of one slot in one pass, as T steps would one by one.
+
+        ``position`` is the first one's, after which only lower ones are in the ring; T is at most its capacity. The
+        state must have been made with ``pins``. Returns ``[1, T, dim]``. Waits for the device.
+        """
+        assert x.shape[0] == 1, x.shape
+        assert state.layout is not None
+        length, device, capacity = x.shape[1], x.device, state.rings[0].kv.shape[1]
+        layout = state.layout.slot(slot)
+        mask = torch.arange(state.offset.shape[0], device=device) == slot
+        state.offset[slot] = position
+        self._turn_pinned(state, mask, length)
+        positions = torch.arange(position, position + length, device=device)[None]  # [1, T]
+        last = torch.full_like(layout.start, position - 1)[:, None]
+        before = layout.held(last, torch.arange(capacity, device=device)[None], capacity)
+        there = (before >= layout.start[:, None]) | (before < layout.pinned[:, None])
+        there &= (before >= 0) & (before < position)
+        held = there[0].nonzero().squeeze(1)  # [S]
+        keys = torch.cat([before[:, held], positions], dim=1)
+        step = RingStep(
+            rows=torch.zeros_like(positions[:, :1]),
+            index=layout.index(positions, capacity),
+            mask=mask,
+            positions=positions,
+            bias=causal_bias(positions, keys, self.config.context, x.dtype, layout),
+        )
+        shared = _Pass(self._rotation(positions), step.bias, step)
+        for layer, ring in zip(self.layers, state.rings, strict=True):
+            x = layer(x, shared, SlotRing(ring, slot, held))
+        state.offset[slot] = position + length
+        return x
+
+    def start_at(self, state: TransformerState, slot: int, position: int) -> None:
+        """Let a slot's ring begin at ``position``: of what lies before it only pinned positions are seen."""
+        assert state.layout is not None
+        state.layout.start[slot] = position
+        state.offset[slot] = position
+
+    def pin(self, state: TransformerState, slot: int, count: int) -> None:
+        """Keep a slot's first ``count`` positions, all of which it has seen and none lost, in sight for ever."""
+        assert state.layout is not None
+        assert state.sinks is not None
+        assert count <= state.sinks[0].shape[1], count
+        state.layout.pinned[slot] = count
+        for ring, sink in zip(state.rings, state.sinks, strict=True):
+            sink[slot, :count] = ring.kv[slot, :count, 0]
+
+    def _turn_pinned(self, state: TransformerState, mask: Tensor, length: int) -> None:
+        """Let pinned keys follow the window: to a query they lie just before its oldest other key.
+
+        So no distance exceeds the context that the model was trained with (arXiv 2309.17453, section 3.2).
+        """
+        if state.sinks is None or state.layout is None or self.config.max_period is None:
+            return
+        shift = (state.offset + length - state.rings[0].kv.shape[1]).clamp_(min=0)
+        by = rotation(shift[:, None], self.config.head_dim, self.config.max_period)  # [B, 1, 1, 1, D / 2]
+        turn = rotate if self.config.rope == "rope" else rotate_halves
+        pins = state.sinks[0].shape[1]
+        places = torch.arange(pins, device=shift.device)
+        pinned = ((places < state.layout.pinned[:, None]) & mask[:, None])[..., None, None]  # [B, P, 1, 1]
+        for ring, sink in zip(state.rings, state.sinks, strict=True):
+            keys = ring.kv[:, :pins, 0]
+            keys.copy_(torch.where(pinned, turn(sink[:, :, None], by)[:, :, 0], keys))
 
     def forward(self, x: Tensor, state: TransformerState | None = None, mask: Tensor | None = None) -> Tensor:
         """Map ``x [B, T, dim]``: a whole sequence, or with ``state`` the next T positions of the slots in ``mask``."""
@@ -178,7 +287,8 @@ class Transformer(nn.Module):
         assert mask is not None
         assert mask.shape == state.offset.shape
         capacity = state.rings[0].kv.shape[1]
-        step = RingStep.plan(state.offset, mask, length, capacity, self.config.context, x.dtype)
+        self._turn_pinned(state, mask, length)
+        step = RingStep.plan(state.offset, mask, length, capacity, self.config.context, x.dtype, state.layout)
         shared = _Pass(self._rotation(step.positions), step.bias, step)
         for layer, ring in zip(self.layers, state.rings, strict=True):
             x = layer(x, shared, ring)

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Literal
 
-Norm = Literal["layer_norm", "rms_norm_f32"]
+Norm = Literal["layer_norm", "layer_norm_f32", "rms_norm", "rms_norm_f32"]
+Rope = Literal["rope", "rope_concat"]
+"""How a head's numbers pair up when they are rotated: neighbours, or the first half with the second."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,19 @@ class TransformerConfig:
     layer_scale: bool
     max_period: float | None = 10_000.0
     """Base of the rotary embedding; None: no positional embedding."""
+    rope: Rope = "rope"
+    kv_repeat: int = 1
+    """Query heads that share one head of keys and values (arXiv 2305.13245)."""
 
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.dim // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys, and as many of values."""
+        return self.num_heads // self.kv_repeat
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,12 @@ class LanguageModelConfig:
     hidden_scale: float = 4.125
     context: int = 3000
     max_period: float = 10_000.0
+    norm: Norm = "rms_norm_f32"
+    positional_embedding: Rope = "rope"
+    kv_repeat: int = 1
     text_card: int = 32_000
+    text_card_out: int | None = None
+    """Text ids that can be generated, where they are fewer than those that can be read."""
     card: int = 2048
     n_q: int = 16
     dep_q: int = 8
@@ -116,11 +131,48 @@ class LanguageModelConfig:
     depformer_num_heads: int = 16
     depformer_num_layers: int = 6
     depformer_dim_feedforward: int = 4224
+    depformer_kv_repeat: int = 1
+    depformer_norm: Norm | None = None
+    """A norm of its own before each output head of the depth transformer."""
+    depformer_weights_per_step_schedule: tuple[int, ...] | None = None
+    """Which set of weights each depth step uses; None: one set per step."""
+    depformer_low_rank_embeddings: int | None = None
+    """Width of the depth transformer's token embeddings before they are projected to its own."""
+    extra_heads_num_heads: int = 0
+    """Linear heads beside the text head; a speech-to-text model predicts pauses with them."""
+    extra_heads_dim: int = 6
 
     def __post_init__(self) -> None:
-        """Refuse delays that do not fit the streams."""
+        """Refuse delays or a schedule that do not fit the streams, and heads that do not divide."""
         if len(self.delays) != self.streams or min(self.delays) < 0:
             raise ValueError(f"delays: {self.streams} non-negative integers are needed, got {self.delays}")
+        if not 0 <= self.dep_q <= self.n_q:
+            raise ValueError(f"dep_q: 0 to n_q = {self.n_q} is possible, got {self.dep_q}")
+        if len(self.depth_schedule) != self.dep_q or min(self.depth_schedule, default=0) < 0:
+            raise ValueError(
+                f"depformer_weights_per_step_schedule: {self.dep_q} non-negative integers are needed, "
+                f"got {self.depth_schedule}"
+            )
+        for stack in (self.temporal, self.depth):
+            if stack.dim % (2 * stack.num_heads) or stack.num_heads % stack.kv_repeat:
+                raise ValueError(
+                    f"width {stack.dim}, {stack.num_heads} heads and kv_repeat {stack.kv_repeat} do not divide evenly"
+                )
+
+    @property
+    def depth_schedule(self) -> tuple[int, ...]:
+        """The set of weights that each depth step uses."""
+        return self.depformer_weights_per_step_schedule or tuple(range(self.dep_q))
+
+    @property
+    def depth_sets(self) -> int:
+        """Sets of weights in the depth transformer."""
+        return max(self.depth_schedule, default=-1) + 1
+
+    @property
+    def text_card_generated(self) -> int:
+        """Text ids that can be generated."""
+        return self.text_card if self.text_card_out is None else self.text_card_out
 
     @property
     def streams(self) -> int:
@@ -146,23 +198,26 @@ class LanguageModelConfig:
             num_layers=self.num_layers,
             hidden=gated_hidden(self.dim, int(self.hidden_scale * self.dim)),
             context=self.context,
-            norm="rms_norm_f32",
+            norm=self.norm,
             gating=True,
             layer_scale=False,
             max_period=self.max_period,
+            rope=self.positional_embedding,
+            kv_repeat=self.kv_repeat,
         )
 
     @property
     def depth(self) -> TransformerConfig:
-        """The depth transformer: ``dep_q`` positions within one frame."""
+        """The depth transformer: ``dep_q`` positions within one frame; no layers where none are generated."""
         return TransformerConfig(
             dim=self.depformer_dim,
             num_heads=self.depformer_num_heads,
-            num_layers=self.depformer_num_layers,
+            num_layers=self.depformer_num_layers if self.dep_q else 0,
             hidden=gated_hidden(self.depformer_dim, self.depformer_dim_feedforward),
             context=self.dep_q,
-            norm="rms_norm_f32",
+            norm=self.norm,
             gating=True,
             layer_scale=False,
             max_period=None,
+            kv_repeat=self.depformer_kv_repeat,
         )

@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from model_runtime.lm.delays import UNGENERATED
+from model_runtime.lm.delays import NOT_FORCED, UNGENERATED
 from model_runtime.moshi import Moshi, MoshiStep
 
 SIZES: Final = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
@@ -28,18 +28,23 @@ class _Graph:
         rows, device = moshi.slots, moshi.device
         self._audio = torch.zeros(rows, 1, moshi.mimi.frame_samples, device=device)
         self._active = torch.zeros(rows, device=device, dtype=torch.bool)
+        self._forced = torch.full((rows, moshi.lm.config.streams), NOT_FORCED, device=device)
         self._graph = torch.cuda.CUDAGraph()
         aside = torch.cuda.Stream(device)
         aside.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(aside):
             for _ in range(_WARM_UPS):
-                moshi.advance(self._audio, self._active)
+                moshi.advance(self._audio, self._active, self._forced)
         torch.cuda.current_stream(device).wait_stream(aside)
         with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-            put(output, moshi.advance(self._audio, self._active))
+            put(output, moshi.advance(self._audio, self._active, self._forced))
 
-    def replay(self, audio: Tensor, mask: Tensor) -> None:
+    def replay(self, audio: Tensor, mask: Tensor, forced: Tensor | None) -> None:
         """Step; the result is in the output that the graph was captured with."""
+        if forced is None:
+            self._forced.fill_(NOT_FORCED)
+        else:
+            self._forced.copy_(forced, non_blocking=True)
         self._audio.copy_(audio, non_blocking=True)
         self._active.copy_(mask, non_blocking=True)
         self._graph.replay()
@@ -67,15 +72,15 @@ class StepGraphs:
                 self._graph(size)
 
     @torch.inference_mode()
-    def step(self, audio: Tensor, mask: Tensor) -> MoshiStep:
-        """``Moshi.step``; ``audio [B, 1, 1920]`` and ``mask [B]`` are on the CPU, best in pinned memory."""
+    def step(self, audio: Tensor, mask: Tensor, forced: Tensor | None = None) -> MoshiStep:
+        """``Moshi.step``; ``audio [B, 1, 1920]``, ``mask [B]``, ``forced [B, 17]`` are on the CPU, best pinned."""
         if not self._graphed:
-            return self._moshi.step(audio, mask)
+            return self._moshi.step(audio, mask, forced)
         assert audio.shape == (self._moshi.slots, 1, self._moshi.mimi.frame_samples), audio.shape
         active = mask.tolist()
         self._moshi.prepare(active)
         size = smallest(self.sizes, active)
-        self._graph(size).replay(audio[:size], mask[:size])
+        self._graph(size).replay(audio[:size], mask[:size], None if forced is None else forced[:size])
         return self._output
 
     def _graph(self, size: int) -> _Graph:
@@ -99,6 +104,7 @@ def silence(moshi: Moshi) -> MoshiStep:
         audio=torch.zeros(moshi.slots, 1, moshi.mimi.frame_samples, device=moshi.device),
         tokens=torch.full((moshi.slots, moshi.lm.config.streams), UNGENERATED, device=moshi.device),
         ready=torch.zeros(moshi.slots, device=moshi.device, dtype=torch.bool),
+        row=torch.full((moshi.slots, moshi.lm.config.streams), UNGENERATED, device=moshi.device),
     )
 
 
@@ -109,6 +115,7 @@ def put(output: MoshiStep, step: MoshiStep) -> None:
         (output.audio, step.audio, 0.0),
         (output.tokens, step.tokens, UNGENERATED),
         (output.ready, step.ready, False),
+        (output.row, step.row, UNGENERATED),
     ):
         whole[:rows].copy_(part)
         whole[rows:].fill_(nothing)

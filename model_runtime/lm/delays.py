@@ -3,6 +3,9 @@
 Row k of the grid is a stream (text, own codes, user codes), a column is a step. A token of stream k that belongs to
 frame n of the conversation stands in column n + delay_k (arXiv 2410.00037, section 3.4.4). Only the last
 ``max(delays) + 2`` columns are kept, in a ring, per slot.
+
+What a step adds to the grid is its row ``[K]``: the text and own codes that it drew, which stand in the column after
+it, and the user's codes that it heard. The rows of all steps tell the whole grid; those of the last steps, the rest of it.
 """
 
 from dataclasses import dataclass
@@ -17,6 +20,8 @@ UNGENERATED: Final = -2
 """Stands in a row of tokens where nothing has been generated."""
 ZERO: Final = -1
 """A token whose embedding is zero."""
+NOT_FORCED: Final = -3
+"""Stands where a step may choose its token itself."""
 
 
 @dataclass
@@ -32,6 +37,8 @@ class TokenGrid:
 
     def __init__(self, config: LanguageModelConfig, device: torch.device) -> None:
         self.max_delay = max(config.delays)
+        self.lag = max(1, self.max_delay)
+        """Rows before a step that its column is made of."""
         self.columns = self.max_delay + 2
         self._dep_q = config.dep_q
         self._delays = torch.tensor(config.delays, device=device)  # [K]
@@ -76,6 +83,32 @@ class TokenGrid:
         if self.max_delay == 0:
             tokens[:, 1 + self._dep_q :] = UNGENERATED
         return torch.where(ready[:, None], tokens, UNGENERATED), ready
+
+    def read_columns(self, rows: Tensor, first: int) -> Tensor:
+        """The columns ``[T', K]`` that steps read, from the rows ``[T, K]`` of the steps from ``first`` on.
+
+        From step 0 on there is a column for each row; later on the first ``lag`` rows are needed for the next columns.
+        """
+        own = 1 + self._dep_q
+        lags = torch.cat([self._delays.new_ones(own), self._delays[own:]])  # [K]
+        skipped = self.lag if first else 0
+        padded = torch.cat([self._initial.expand(self.lag - skipped, -1), rows])  # [lag - skipped + T, K]
+        steps = torch.arange(first + skipped, first + len(rows), device=rows.device)[:, None]  # [T', 1]
+        columns = padded.gather(0, steps - first - skipped + self.lag - lags)
+        return torch.where(steps > self._delays, columns, self._initial)
+
+    def restore(self, state: GridState, slot: int, rows: Tensor, steps: int) -> None:
+        """Put a slot where it is after so many steps, the last of which added ``rows [T, K]``.
+
+        At least ``max_delay + 1`` of them are needed, or all there are.
+        """
+        own = 1 + self._dep_q
+        cache = state.cache[slot]  # [K, columns]
+        streams = torch.arange(len(self._delays), device=rows.device)
+        after = torch.cat([self._delays.new_ones(own), self._delays[own:]])  # a row's tokens stand so much later
+        for step, row in enumerate(rows[-self.max_delay - 1 :], steps - min(len(rows), self.max_delay + 1)):
+            cache[streams, (step + after) % self.columns] = row
+        state.offset[slot] = steps
 
     @staticmethod
     def _write(rows: Tensor, column: Tensor, tokens: Tensor, mask: Tensor) -> None:

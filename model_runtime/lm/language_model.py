@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from model_runtime.checkpoint.config import LanguageModelConfig
 from model_runtime.lm.depth import DepthCache, DepthTransformer
-from model_runtime.transformer import RMSNorm, Transformer, TransformerState
+from model_runtime.transformer import Transformer, TransformerState, norm_layer
 
 Choose = Callable[[int, Tensor], Tensor]
 """Picks the code ``[N]`` of depth step k from its logits ``[N, card]`` float32."""
@@ -25,27 +25,61 @@ class LanguageModelState:
     transformer: TransformerState
 
 
+class TokenEmbedding(nn.Embedding):
+    """An embedding, where ``rank`` is given of that width and then projected to ``dim``."""
+
+    def __init__(self, card: int, dim: int, rank: int | None) -> None:
+        super().__init__(card, rank or dim)
+        self.low_rank = nn.Linear(rank, dim, bias=False) if rank else None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Embed ``tokens [...]`` as ``[..., dim]``."""
+        row = super().forward(tokens)
+        return row if self.low_rank is None else self.low_rank(row)
+
+
 class LanguageModel(nn.Module):
     """Text and own audio codes of the next frame, from all streams so far."""
 
     def __init__(self, config: LanguageModelConfig) -> None:
         super().__init__()
         self.config = config
-        dim, depth, steps = config.dim, config.depformer_dim, config.dep_q
+        dim, depth, rank = config.dim, config.depformer_dim, config.depformer_low_rank_embeddings
         self.text_emb = nn.Embedding(config.text_card + 1, dim)
         self.emb = nn.ModuleList(nn.Embedding(config.card + 1, dim) for _ in range(config.n_q))
         self.transformer = Transformer(config.temporal)
-        self.out_norm = RMSNorm(dim)
-        self.text_linear = nn.Linear(dim, config.text_card, bias=False)
-        self.depformer_in = nn.ModuleList(nn.Linear(dim, depth, bias=False) for _ in range(steps))
-        self.depformer_text_emb = nn.Embedding(config.text_card + 1, depth)
-        self.depformer_emb = nn.ModuleList(nn.Embedding(config.card + 1, depth) for _ in range(steps - 1))
-        self.depformer = DepthTransformer(config.depth, steps)
-        self.linears = nn.ModuleList(nn.Linear(depth, config.card, bias=False) for _ in range(steps))
+        self.out_norm = norm_layer(config.norm, dim)
+        self.text_linear = nn.Linear(dim, config.text_card_generated, bias=False)
+        self.extra_heads = nn.ModuleList(
+            nn.Linear(dim, config.extra_heads_dim, bias=False) for _ in range(config.extra_heads_num_heads)
+        )
+        self.depformer_in = nn.ModuleList(nn.Linear(dim, depth, bias=False) for _ in range(config.depth_sets))
+        if config.dep_q:
+            self.depformer_text_emb = TokenEmbedding(config.text_card + 1, depth, rank)
+        self.depformer_emb = nn.ModuleList(
+            TokenEmbedding(config.card + 1, depth, rank) for _ in range(config.dep_q - 1)
+        )
+        self.depformer = DepthTransformer(config.depth, config.depth_schedule)
+        self.depformer_norms = nn.ModuleList(
+            norm_layer(config.depformer_norm, depth) if config.depformer_norm else nn.Identity()
+            for _ in range(config.dep_q)
+        )
+        self.linears = nn.ModuleList(nn.Linear(depth, config.card, bias=False) for _ in range(config.dep_q))
 
-    def new_state(self, slots: int) -> LanguageModelState:
-        """Fresh state for so many slots."""
-        return LanguageModelState(self.transformer.new_state(slots))
+    def new_state(self, slots: int, ring: int | None = None, pins: int = 0) -> LanguageModelState:
+        """Fresh state for so many slots; ``ring`` steps are remembered, by default the context.
+
+        Up to ``pins`` first steps can be pinned (``Transformer.pin``).
+        """
+        return LanguageModelState(self.transformer.new_state(slots, ring, pins))
+
+    def prefill(self, inputs: Tensor, state: LanguageModelState, slot: int, position: int) -> None:
+        """Take in the next steps of one slot, embedded as ``inputs [T, dim]``, in one pass (``Transformer.prefill``)."""
+        self.transformer.prefill(inputs[None], state.transformer, slot, position)
+
+    def embed(self, columns: Tensor) -> Tensor:
+        """What the temporal transformer is given for grid columns ``[T, K]``: ``[T, dim]``."""
+        return self._embed(columns.T[None])[0]
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Whole sequences: hidden ``[B, T, dim]`` and text logits ``[B, T, text_card]`` of inputs ``[B, K, T]``.
@@ -66,6 +100,8 @@ class LanguageModel(nn.Module):
 
     def generate_codes(self, hidden: Tensor, text: Tensor, choose: Choose) -> Tensor:
         """The codes ``[N, dep_q]`` that ``choose`` picks in turn, given ``hidden [N, dim]`` and ``text [N]``."""
+        if not self.config.dep_q:
+            return text.new_empty(len(text), 0)
         cache = self.depformer.new_cache(hidden.shape[0])
         codes: list[Tensor] = []
         for k in range(self.config.dep_q):
@@ -81,9 +117,15 @@ class LanguageModel(nn.Module):
 
     def _depth_logits(self, k: int, hidden: Tensor, previous: Tensor, cache: DepthCache) -> Tensor:
         embedding = self.depformer_emb[k - 1] if k else self.depformer_text_emb
-        out = self.depformer(self.depformer_in[k](hidden) + embedding(previous), cache, k)
+        projected = self.depformer_in[self.config.depth_schedule[k]](hidden)
+        out = self.depformer_norms[k](self.depformer(projected + embedding(previous), cache, k))
         logits: Tensor = self.linears[k](out)
         return logits
+
+    def extra(self, hidden: Tensor) -> Tensor:
+        """Probabilities ``[N, heads, extra_heads_dim]`` float32 of the extra heads for ``hidden [N, dim]``."""
+        logits = [head(hidden).float() for head in self.extra_heads]
+        return torch.stack(logits, dim=1).softmax(-1)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """The sum of all streams' embeddings ``[B, T, dim]`` of ``tokens [B, K, T]``; negative tokens add nothing."""

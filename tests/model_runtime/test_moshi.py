@@ -36,7 +36,14 @@ def converse(moshi: Moshi, slot: int, frames: list[Tensor]) -> list[MoshiStep]:
         audio = torch.randn(moshi.slots, 1, 1920)
         audio[slot] = frame[0]
         step = moshi.step(audio, mask)
-        steps.append(MoshiStep(step.audio[slot : slot + 1], step.tokens[slot : slot + 1], step.ready[slot : slot + 1]))
+        steps.append(
+            MoshiStep(
+                step.audio[slot : slot + 1],
+                step.tokens[slot : slot + 1],
+                step.ready[slot : slot + 1],
+                step.row[slot : slot + 1],
+            )
+        )
     return steps
 
 
@@ -136,7 +143,7 @@ def test_slot_in_a_batch_equals_slot_alone(small_mimi: Mimi, small_lm: LanguageM
             audio[slot] = frame[0]
             step = crowd.step(audio, mask)
             rows = slice(slot, slot + 1)
-            ours.append(MoshiStep(step.audio[rows], step.tokens[rows], step.ready[rows]))
+            ours.append(MoshiStep(step.audio[rows], step.tokens[rows], step.ready[rows], step.row[rows]))
         assert_same(ours, expected)
 
 
