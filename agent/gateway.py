@@ -71,7 +71,7 @@ class Gateway:
         self._local_workers: list[LocalWorker] = []
         self._models: dict[str, ServedModel] = {}
         for name in sorted({agent.model for agent in settings.agents.values()}):
-            self._models[name] = ServedModel(name, self._worker_urls(name, config))
+            self._models[name] = ServedModel(name, self._worker_urls(name, config), settings.models[name].token)
         self._pool = LinePool(settings.sip, self._on_call, self._on_lines_lost)
         self._edge = Edge(settings.sip, self._admit, self._load, functools.partial(is_allowed, settings))
         self._stopping = asyncio.Event()

@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 import structlog
+from pydantic import SecretStr
 
 from model_runtime.errors import ModelError, NoFreeSlot
 from model_runtime.worker.client import ModelSession, open_session, probe
@@ -44,7 +45,8 @@ class Lease:
     def open(self, request: Open, on_frame: Callable[[Frame], None]) -> AbstractAsyncContextManager[ModelSession]:
         """Open a model session on the leased slot; enter the result. Raises ``NoFreeSlot``, ``ModelLost``."""
         assert self._worker is not None, "the lease was released"
-        return open_session(self._worker.url, request, on_frame=on_frame, timeout_s=_OPEN_WITHIN_S)
+        url, token = self._worker.url, self._model.token
+        return open_session(url, request, on_frame=on_frame, timeout_s=_OPEN_WITHIN_S, token=token)
 
     def renew(self) -> None:
         """After a loss: move to the freest healthy worker, or stay where it is if there is none."""
@@ -63,8 +65,10 @@ class Lease:
 class ServedModel:
     """One model of the configuration and the workers that serve it."""
 
-    def __init__(self, name: str, urls: list[str]) -> None:
+    def __init__(self, name: str, urls: list[str], token: SecretStr | None = None) -> None:
         self.name = name
+        self.token = token
+        """What the workers ask for, if they do."""
         self._workers = [_Worker(url) for url in urls]
         self.was_up = False
         """Whether a worker has ever reported itself healthy."""
@@ -101,7 +105,7 @@ class ServedModel:
         while True:
             leased = worker.leased
             try:
-                health = await probe(worker.url)
+                health = await probe(worker.url, token=self.token)
             except ModelError as error:
                 self._set_health(worker, healthy=False, why=str(error))
             else:

@@ -13,12 +13,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SecretStr,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from config.addresses import check_http_listen, check_ip, check_listen, check_worker_url, parse_network
+from config.secrets import check_token
 
 Codec = Literal["PCMU", "PCMA", "G722"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -29,6 +31,7 @@ ListenAddress = Annotated[str, AfterValidator(check_listen)]
 HttpAddress = Annotated[str, AfterValidator(check_http_listen)]
 WorkerUrl = Annotated[str, AfterValidator(check_worker_url)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(parse_network)]
+Token = Annotated[SecretStr, AfterValidator(check_token)]
 
 
 class _Section(BaseModel):
@@ -133,6 +136,8 @@ class ModelSettings(_Section):
     """CPU threads of a worker's torch."""
     workers: list[WorkerUrl] = []
     """``ws://host:port`` of running workers; empty: the gateway starts one itself."""
+    token: Token | None = None
+    """What a client must show to talk to the model's workers, written as ``${NAME}``; default: nothing."""
 
     @field_validator("checkpoint")
     @classmethod

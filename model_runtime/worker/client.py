@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final, cast
 
+from pydantic import SecretStr
 from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame as WebSocketFrame
 from websockets.frames import Opcode
 from websockets.http11 import Response
@@ -19,6 +21,7 @@ from websockets.uri import parse_uri
 from config.audio import FRAME_BYTES
 from model_runtime.engine.model import Samples
 from model_runtime.errors import ModelLost, NoFreeSlot, ProtocolError, RemoteModelError
+from model_runtime.worker.auth import TOKEN_REFUSED, bearer
 from model_runtime.worker.health import WorkerHealth, probe
 from model_runtime.worker.protocol import (
     MAX_MESSAGE_BYTES,
@@ -53,12 +56,14 @@ class ModelSession(asyncio.Protocol):
         *,
         on_drain: Callable[[], None] | None = None,
         lost_after_s: float = 5.0,
+        token: SecretStr | None = None,
     ) -> None:
         self._url = url
         self._request = request
         self._on_frame = on_frame
         self._on_drain = on_drain
         self._lost_after_s = lost_after_s
+        self._token = token
         self._socket = ClientProtocol(parse_uri(url + SESSION_PATH), max_size=MAX_MESSAGE_BYTES)
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
@@ -123,7 +128,10 @@ class ModelSession(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the WebSocket handshake (RFC 6455 section 4.1); asyncio and uvloop have set TCP_NODELAY."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
-        self._socket.send_request(self._socket.connect())
+        request = self._socket.connect()
+        if self._token is not None:
+            request.headers["Authorization"] = bearer(self._token)
+        self._socket.send_request(request)
         self._flush()
 
     def data_received(self, data: bytes) -> None:
@@ -150,8 +158,11 @@ class ModelSession(asyncio.Protocol):
                 future.set_result(None)
 
     def _on_handshake(self) -> None:
-        if self._socket.handshake_exc is not None:
-            self._fail(ProtocolError(f"{self._url}: no worker: {self._socket.handshake_exc}"))
+        error = self._socket.handshake_exc
+        if isinstance(error, InvalidStatus) and error.response.status_code == 401:
+            self._fail(ProtocolError(f"{self._url}: {TOKEN_REFUSED}"))
+        elif error is not None:
+            self._fail(ProtocolError(f"{self._url}: no worker: {error}"))
         elif self._socket.state is State.OPEN:  # a refusal may have come in the same breath
             self._socket.send_binary(encode(self._request))
 
@@ -220,13 +231,15 @@ async def open_session(
     on_drain: Callable[[], None] | None = None,
     timeout_s: float = 3.0,
     lost_after_s: float = 5.0,
+    token: SecretStr | None = None,
 ) -> AsyncIterator[ModelSession]:
     """A conversation with the worker at ``ws://host:port``; enters when it has a slot, and frees it at the end.
 
     ``on_frame`` is called on the loop for every step. Raises ``NoFreeSlot``, ``ModelLost`` (also where none answers
-    within ``timeout_s``) or ``ProtocolError``; ``lost_after_s`` is how long sent audio may go unanswered.
+    within ``timeout_s``) or ``ProtocolError``. ``lost_after_s`` is how long sent audio may go unanswered, ``token``
+    what the worker asks for, if it does.
     """
-    session = ModelSession(url, request, on_frame, on_drain=on_drain, lost_after_s=lost_after_s)
+    session = ModelSession(url, request, on_frame, on_drain=on_drain, lost_after_s=lost_after_s, token=token)
     uri = parse_uri(url)
     try:
         try:

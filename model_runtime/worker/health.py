@@ -6,7 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Final, Literal, get_args
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from model_runtime.errors import ModelLost, ProtocolError
+from model_runtime.worker.auth import TOKEN_REFUSED, bearer
 
 Status = Literal["ok", "draining", "slow"]
 _MAX_ANSWER: Final = 16_384  # bytes
@@ -41,10 +44,10 @@ class WorkerHealth:
         return health
 
 
-async def probe(url: str, *, timeout_s: float = 2.0) -> WorkerHealth:
-    """Ask the worker at ``ws://host:port`` or ``wss://host:port`` how it is.
+async def probe(url: str, *, timeout_s: float = 2.0, token: SecretStr | None = None) -> WorkerHealth:
+    """Ask the worker at ``ws://host:port`` or ``wss://host:port`` how it is, and whether ``token`` is its token.
 
-    Raises ``ModelLost`` where none answers in time, ``ProtocolError`` where something else does.
+    Raises ``ModelLost`` where none answers in time, ``ProtocolError`` where something else does or the token is wrong.
     """
     parts = urlsplit(url)
     secure = parts.scheme in ("wss", "https")
@@ -53,7 +56,9 @@ async def probe(url: str, *, timeout_s: float = 2.0) -> WorkerHealth:
         async with asyncio.timeout(timeout_s):
             reader, writer = await asyncio.open_connection(host, port, ssl=secure or None)
             try:
-                writer.write(f"GET /healthz HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n".encode())
+                shown = f"Authorization: {bearer(token)}\r\n" if token else ""
+                head = f"GET /healthz HTTP/1.1\r\nHost: {parts.netloc}\r\n{shown}Connection: close\r\n\r\n"
+                writer.write(head.encode())
                 answer = await _read(reader)
             finally:
                 writer.transport.abort()
@@ -64,6 +69,8 @@ async def probe(url: str, *, timeout_s: float = 2.0) -> WorkerHealth:
     head, _, body = answer.partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 "):
         raise ProtocolError(f"{url}: not an HTTP answer")
+    if head.startswith(b"HTTP/1.1 401"):
+        raise ProtocolError(f"{url}: {TOKEN_REFUSED}")
     return WorkerHealth.from_json(body)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import ipaddress
 import logging
 import socket
 import sys
@@ -12,6 +13,7 @@ from typing import Final
 
 import uvicorn
 import uvloop
+from pydantic import SecretStr
 
 from config.process import die_with_parent, prefer_media
 from config.schema import ModelSettings
@@ -55,12 +57,14 @@ def serve_worker(
         gc.collect()
         gc.freeze()
         prefer_media()
-        uvloop.run(_serve(name, model, listener, dump, drain_s))
+        uvloop.run(_serve(name, model, listener, dump, drain_s, settings.token))
 
 
-async def _serve(name: str, model: Model, listener: socket.socket, dump: Path | None, drain_s: float) -> None:
+async def _serve(
+    name: str, model: Model, listener: socket.socket, dump: Path | None, drain_s: float, token: SecretStr | None
+) -> None:
     engine = Engine(model)
-    worker = Worker(name, engine, dump_dir=dump)
+    worker = Worker(name, engine, dump_dir=dump, token=token)
     told_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     config = uvicorn.Config(
@@ -80,6 +84,8 @@ async def _serve(name: str, model: Model, listener: socket.socket, dump: Path | 
     server = _Server(config, lambda: loop.call_soon_threadsafe(told_to_stop.set))
     engine.start()
     log.info("worker.listening model=%s address=%s", name, listener.getsockname())
+    if token is None and not _is_loopback(listener):
+        log.warning("worker.open: whoever reaches this address can talk to the model; models.%s.token asks more", name)
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(server.serve(sockets=[listener]), name="uvicorn")
@@ -131,3 +137,7 @@ def _listener(address: tuple[str, int]) -> socket.socket:
         return socket.create_server(address, family=family, backlog=512)
     except OSError as error:
         raise LocalModelError(f"{host}:{port}: {error.strerror or error}") from None
+
+
+def _is_loopback(listener: socket.socket) -> bool:
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback

@@ -12,6 +12,7 @@ from model_runtime.checkpoint.config import LanguageModelConfig, MimiConfig, Sea
 from model_runtime.lm.language_model import LanguageModel
 from model_runtime.mimi.codec import Mimi
 from model_runtime.mimi.quantizer import Codebook
+from tests.model_runtime import reference
 
 ORACLE = "pip install --no-deps moshi==0.2.13 && pip install einops 'huggingface-hub<1' tqdm"
 
@@ -95,104 +96,10 @@ def small_lm() -> LanguageModel:
 @pytest.fixture
 def reference_mimi(oracle: None, small_mimi: Mimi) -> Callable[[], nn.Module]:
     """Make copies of the small codec in the reference's classes."""
-    from moshi.models.compression import MimiModel
-    from moshi.modules import SEANetDecoder, SEANetEncoder, transformer
-    from moshi.quantization import SplitResidualVectorQuantizer
-
-    config = small_mimi.config
-    dim = config.seanet.dimension
-    seanet = {
-        "channels": 1,
-        "dimension": dim,
-        "causal": True,
-        "n_filters": config.seanet.n_filters,
-        "n_residual_layers": 1,
-        "kernel_size": 7,
-        "residual_kernel_size": 3,
-        "last_kernel_size": 3,
-        "pad_mode": "constant",
-        "ratios": list(config.seanet.ratios),
-    }
-    attention = {
-        "d_model": dim,
-        "num_heads": config.num_heads,
-        "num_layers": config.num_layers,
-        "causal": True,
-        "layer_scale": 0.01,
-        "context": config.context,
-        "conv_layout": True,
-        "max_period": config.max_period,
-        "gating": "none",
-        "norm": "layer_norm",
-        "positional_embedding": "rope",
-        "dim_feedforward": config.dim_feedforward,
-        "input_dimension": dim,
-        "output_dimensions": [dim],
-    }
-    quantizer = {
-        "dimension": config.codebook_dim,
-        "n_q": config.n_q,
-        "bins": config.bins,
-        "input_dimension": dim,
-        "output_dimension": dim,
-    }
-
-    def make() -> nn.Module:
-        encoder = SEANetEncoder(**seanet)
-        model = MimiModel(
-            encoder,
-            SEANetDecoder(**seanet),
-            SplitResidualVectorQuantizer(**quantizer),
-            channels=1,
-            sample_rate=24_000,
-            frame_rate=12.5,
-            encoder_frame_rate=24_000 / encoder.hop_length,
-            causal=True,
-            resample_method="conv",
-            encoder_transformer=transformer.ProjectedTransformer(**attention),
-            decoder_transformer=transformer.ProjectedTransformer(**attention),
-        )
-        model.load_state_dict(small_mimi.state_dict())  # strict: every published name is there, and no other
-        model.set_num_codebooks(8)
-        return model.eval().requires_grad_(False)
-
-    return make
+    return lambda: reference.reference_mimi(small_mimi.config, small_mimi.state_dict())
 
 
 @pytest.fixture
 def reference_lm(oracle: None, small_lm: LanguageModel) -> nn.Module:
     """The small language model in the reference's classes."""
-    from moshi.models.lm import LMModel
-
-    config = small_lm.config
-    model = LMModel(
-        delays=list(config.delays),
-        n_q=config.n_q,
-        dep_q=config.dep_q,
-        card=config.card,
-        text_card=config.text_card,
-        dim=config.dim,
-        num_heads=config.num_heads,
-        num_layers=config.num_layers,
-        hidden_scale=config.hidden_scale,
-        causal=True,
-        layer_scale=None,
-        context=config.context,
-        max_period=config.max_period,
-        gating="silu",
-        norm="rms_norm_f32",
-        positional_embedding="rope",
-        depformer_dim=config.depformer_dim,
-        depformer_num_heads=config.depformer_num_heads,
-        depformer_num_layers=config.depformer_num_layers,
-        depformer_dim_feedforward=config.depformer_dim_feedforward,
-        depformer_layer_scale=None,
-        depformer_multi_linear=True,
-        depformer_context=config.dep_q,
-        depformer_max_period=10_000,
-        depformer_gating="silu",
-        depformer_pos_emb="none",
-        depformer_weights_per_step=True,
-    )
-    model.load_state_dict(small_lm.state_dict())  # strict: every published name is there, and no other
-    return model.eval().requires_grad_(False)
+    return reference.reference_lm(small_lm.config, small_lm.state_dict())
