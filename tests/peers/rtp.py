@@ -72,6 +72,15 @@ def underruns(packets: list[Packet]) -> int:
     return sum(flags[sounding[0] : sounding[-1]]) if sounding else 0
 
 
+def longest_silence(packets: list[Packet]) -> int:
+    """The most packets in a row with silence in them."""
+    run = longest = 0
+    for packet in packets:
+        run = run + 1 if silent(packet) else 0
+        longest = max(longest, run)
+    return longest
+
+
 def echo_latencies(sent: list[Packet], returned: list[Packet], window_s: float = 1.0) -> NDArray[np.float64]:
     """Seconds from a sample's packet going out to the same sample coming back, for each returned packet.
 
