@@ -57,8 +57,8 @@ async def probe(url: str, *, timeout_s: float = 2.0, token: SecretStr | None = N
             reader, writer = await asyncio.open_connection(host, port, ssl=secure or None)
             try:
                 shown = f"Authorization: {bearer(token)}\r\n" if token else ""
-                head = f"GET /healthz HTTP/1.1\r\nHost: {parts.netloc}\r\n{shown}Connection: close\r\n\r\n"
-                writer.write(head.encode())
+                asked = f"GET /healthz HTTP/1.1\r\nHost: {parts.netloc}\r\n{shown}Connection: close\r\n\r\n"
+                writer.write(asked.encode())
                 answer = await _read(reader)
             finally:
                 writer.transport.abort()

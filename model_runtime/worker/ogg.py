@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from model_runtime.errors import ProtocolError
 
-_CAPTURE: Final = b"OggS"
+_PAGE_BEGINS: Final = b"OggS\0"  # capture pattern and version
 _HEADER: Final = 27  # bytes before the segment table (RFC 3533 section 6)
 _SILK_MS: Final = (10.0, 20.0, 40.0, 60.0)  # RFC 6716 table 2
 _HYBRID_MS: Final = (10.0, 20.0)
@@ -41,7 +41,7 @@ class OggPages:
 
     def _page_size(self) -> int:
         """How long the page at the front is; 0 while it is not complete."""
-        if not _CAPTURE.startswith(self._rest[:4]) and self._rest[:5] != _CAPTURE + b"\0":
+        if not _PAGE_BEGINS.startswith(self._rest[: len(_PAGE_BEGINS)]):
             raise ProtocolError("audio: expected the pages of an Ogg stream")
         if len(self._rest) < _HEADER or len(self._rest) < _HEADER + self._rest[_HEADER - 1]:
             return 0

@@ -253,3 +253,14 @@ def test_a_route_that_no_call_reaches_is_a_warning(write: Write, first: str, sec
     examined = examine(write({"denwa.yaml": text + "trunks: {t: {addresses: [192.0.2.1]}}\n"}), {})
     assert examined.settings is not None
     assert [found.severity for found in examined.findings] == ([] if reached else ["warning"])
+
+
+@pytest.mark.parametrize("token", ["short", "sixteen characters", "\u00fcmlaut-is-no-token", ""])
+def test_a_token_must_be_fit_for_a_header(write: Write, token: str) -> None:
+    """One with fewer than 16 characters, or some that no header carries, is refused without being shown."""
+    path = write({"denwa.yaml": RIGHT.replace("{kind: echo}", '{kind: echo, token: "${TOKEN}"}')})
+    assert findings(path, {"TOKEN": "0123456789abcdef"}) == []
+    assert findings(path, {"TOKEN": token}) == [
+        "denwa.yaml:2: models.echo.token: must be 16 or more letters, digits or characters of -._~+/, "
+        "e.g. what `openssl rand -hex 32` prints"
+    ]

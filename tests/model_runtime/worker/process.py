@@ -1,6 +1,7 @@
 """A model worker as a process of its own, on a listening socket that outlives it."""
 
 import asyncio
+import json
 import signal
 import socket
 import sys
@@ -29,7 +30,9 @@ class WorkerProcess:
     """Starts worker processes on one port, one after the other."""
 
     def __init__(self, settings: ModelSettings, dump: Path | None = None, drain_s: float = 30.0) -> None:
-        self._arguments = [settings.model_dump_json(), str(dump or ""), str(drain_s)]
+        token = settings.token and settings.token.get_secret_value()
+        shown = json.dumps(settings.model_dump(mode="json") | {"token": token})
+        self._arguments = [shown, str(dump or ""), str(drain_s)]
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.url = f"ws://127.0.0.1:{self.port}"
