@@ -7,45 +7,113 @@ A capacity of ``context + T - 1`` makes streaming equal to one pass over the who
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+
+class Ring(Protocol):
+    """One layer's keys and values of every slot, in whatever form they are kept."""
+
+    @property
+    def capacity(self) -> int:
+        """How many positions each slot holds."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all slots."""
+
+    def attend(self, query: Tensor, kv: Tensor, step: "RingStep") -> Tensor:
+        """Write ``kv [B, T, 2, KV, D]`` where the step's mask holds, and let ``query [B, H, T, D]`` look around.
+
+        Returns what was heard, ``[B, H, T, D]``.
+        """
+
+    def read(self, slot: int, places: Tensor) -> Tensor:
+        """The keys and values ``[2, KV, S, D]`` in a slot's ``places [S]``."""
+
+    def put(self, slot: int, places: Tensor, kv: Tensor) -> None:
+        """Write ``kv [T, 2, KV, D]`` into a slot's ``places [T]``."""
+
+    def read_keys(self, count: int) -> Tensor:
+        """The keys ``[B, count, KV, D]`` in every slot's first places."""
+
+    def put_keys(self, keys: Tensor, mask: Tensor) -> None:
+        """Write ``keys [B, P, KV, D]`` into the first places where ``mask [B, P]`` holds."""
 
 
 @dataclass
 class RingKVCache:
-    """Keys and values of one layer, after rotation."""
+    """Keys and values of one layer, after rotation, as they are."""
 
-    kv: Tensor  # [B, capacity, 2, H, D]
+    kv: Tensor  # [B, 2, KV, capacity, D]: what one head attends over lies together
 
     @classmethod
     def allocate(
         cls, slots: int, capacity: int, heads: int, head_dim: int, *, device: torch.device, dtype: torch.dtype
     ) -> Self:
         """An empty ring for so many slots."""
-        return cls(torch.zeros(slots, capacity, 2, heads, head_dim, device=device, dtype=dtype))
+        return cls(torch.zeros(slots, 2, heads, capacity, head_dim, device=device, dtype=dtype))
 
-    def append(self, kv: Tensor, step: "RingStep") -> tuple[Tensor, Tensor]:
-        """Write ``kv [B, T, 2, H, D]`` where the step's mask holds.
+    @property
+    def capacity(self) -> int:
+        """How many positions each slot holds."""
+        return self.kv.shape[3]
 
-        Returns all keys and all values, ``[B, H, capacity, D]`` each.
-        """
-        at = (step.rows, step.index)
-        self.kv[at] = torch.where(step.mask, kv, self.kv[at])
-        keys, values = self.kv.unbind(2)  # [B, capacity, H, D]
-        return keys.transpose(1, 2), values.transpose(1, 2)
+    @property
+    def nbytes(self) -> int:
+        """Memory of all slots."""
+        return self.kv.nbytes
+
+    def attend(self, query: Tensor, kv: Tensor, step: "RingStep") -> Tensor:
+        """Write ``kv [B, T, 2, KV, D]`` where the step's mask holds; what ``query [B, H, T, D]`` hears."""
+        self.append(kv, step)
+        return attend(query, self.kv, None, step)
+
+    def append(self, kv: Tensor, step: "RingStep") -> None:
+        """Write ``kv [B, T, 2, KV, D]`` where the step's mask holds."""
+        step.write(self.kv, kv)
+
+    def read(self, slot: int, places: Tensor) -> Tensor:
+        """The keys and values ``[2, KV, S, D]`` in a slot's ``places [S]``."""
+        return self.kv[slot].index_select(2, places)
+
+    def put(self, slot: int, places: Tensor, kv: Tensor) -> None:
+        """Write ``kv [T, 2, KV, D]`` into a slot's ``places [T]``."""
+        self.kv[slot].index_copy_(2, places, kv.permute(1, 2, 0, 3))
+
+    def read_keys(self, count: int) -> Tensor:
+        """The keys ``[B, count, KV, D]`` in every slot's first places."""
+        return self.kv[:, 0, :, :count].transpose(1, 2)
+
+    def put_keys(self, keys: Tensor, mask: Tensor) -> None:
+        """Write ``keys [B, P, KV, D]`` into the first places where ``mask [B, P]`` holds."""
+        there = self.kv[:, 0, :, : keys.shape[1]]  # [B, KV, P, D]
+        there.copy_(torch.where(mask[:, None, :, None], keys.transpose(1, 2), there))
 
 
 @dataclass(frozen=True)
 class RingStep:
     """Where one step writes in every ring of a transformer, and what its queries may see there."""
 
-    rows: Tensor  # [B, 1]
-    index: Tensor  # [B, T]
-    mask: Tensor  # [B, 1, 1, 1, 1]
+    rows: Tensor  # [A, 1]: the slots that write
+    index: Tensor  # [A, T]
+    mask: Tensor | None  # [B]: which of all slots take part, where ``rows`` could not be told without waiting
+    taking_part: Tensor | None  # [A]: ``rows`` where they are not all slots
     positions: Tensor  # [B, T], of the queries
     bias: Tensor  # [B, 1, T, capacity], 0 or -inf
+    filled: Tensor  # [B]: places from here on have never been written
+
+    def write(self, ring: Tensor, new: Tensor) -> None:
+        """Enter ``new [B, T, 2, KV, ...]`` into ``ring [B, 2, KV, capacity, ...]`` for the slots that take part."""
+        if self.taking_part is not None:
+            new = new[self.taking_part]
+        if self.mask is not None:
+            mask = self.mask.view(-1, *(1,) * (new.dim() - 1))
+            new = torch.where(mask, new, ring[self.rows, :, :, self.index])
+        ring[self.rows, :, :, self.index] = new
 
     @classmethod
     def plan(
@@ -76,13 +144,37 @@ class RingStep:
             index = layout.index(positions, capacity)
             held = layout.held(last, places, capacity)
             bias = causal_bias(positions, held, context, dtype, layout)
-        return cls(
-            rows=torch.arange(offset.shape[0], device=device)[:, None],
-            index=index,
-            mask=mask.view(-1, 1, 1, 1, 1),
-            positions=positions,
-            bias=bias,
-        )
+        filled = last.squeeze(1).add(1).clamp_(max=capacity)
+        everyone = torch.arange(offset.shape[0], device=device)
+        if device.type != "cpu":
+            return cls(everyone[:, None], index, mask, None, positions, bias, filled)
+        rows = mask.nonzero()  # [A, 1]; on the CPU nobody waits for it
+        if len(rows) == len(mask):
+            return cls(rows, index, None, None, positions, bias, filled)
+        taking_part = rows.squeeze(1)
+        return cls(rows, index[taking_part], None, taking_part, positions, bias, filled)
+
+
+def attend(query: Tensor, kv: Tensor, scale: Tensor | None, step: RingStep) -> Tensor:
+    """What ``query [B, H, T, D]`` hears in a ring ``kv [B, 2, KV, capacity, D]``: ``[B, H, T, D]``.
+
+    ``scale [B, 2, KV, capacity]`` widens values that are kept in int8, and is None for others.
+    """
+    if query.is_cuda and query.shape[2] == 1:
+        from model_runtime.kernels.gpu.attention import attend as attend_on_gpu
+
+        return attend_on_gpu(query, kv, scale, step.bias, step.filled)
+    if scale is not None:
+        kv = (kv * scale[..., None]).to(query.dtype)
+    keys, values = kv[:, 0], kv[:, 1]
+    return attend_over(query, keys, values, step.bias)
+
+
+def attend_over(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """What ``query [B, H, T, D]`` hears in ``keys`` and ``values [B, KV, S, D]``; H is a multiple of KV."""
+    return F.scaled_dot_product_attention(
+        query, keys, values, attn_mask=bias, enable_gqa=keys.shape[1] != query.shape[1]
+    )
 
 
 @dataclass
@@ -133,17 +225,16 @@ def causal_bias(
 class SlotRing:
     """One slot's ring while many positions are taken in at once: queries see what it held and the new ones."""
 
-    ring: RingKVCache
+    ring: Ring
     slot: int
     held: Tensor  # [S] places that hold something
 
-    def append(self, kv: Tensor, step: RingStep) -> tuple[Tensor, Tensor]:
-        """Write ``kv [1, T, 2, H, D]``; returns the keys and values held before, and then the new ones.
+    def attend(self, query: Tensor, kv: Tensor, step: RingStep) -> Tensor:
+        """Write ``kv [1, T, 2, KV, D]``; what ``query [1, H, T, D]`` hears in what was held, and then in the new ones.
 
-        That is ``[1, H, S + T, D]`` each. T is at most the ring's capacity.
+        The step's bias is over these S + T keys; T is at most the ring's capacity.
         """
-        row = self.ring.kv[self.slot]  # [capacity, 2, H, D]
-        seen = torch.cat([row[self.held], kv[0]])[None]  # [1, S + T, 2, H, D]
-        row[step.index[0]] = kv[0]
-        keys, values = seen.unbind(2)
-        return keys.transpose(1, 2), values.transpose(1, 2)
+        before = self.ring.read(self.slot, self.held)  # [2, KV, S, D]
+        keys, values = torch.cat([before, kv[0].permute(1, 2, 0, 3)], dim=2)[:, None]  # [1, KV, S + T, D]
+        self.ring.put(self.slot, step.index[0], kv[0])
+        return attend_over(query, keys, values, step.bias)

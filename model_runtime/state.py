@@ -36,7 +36,7 @@ def reset_slot(state: object, slot: int) -> None:
 def first_rows(state: State, count: int) -> State:
     """The first ``count`` slots of a state, as views of the same memory."""
     if isinstance(state, Tensor):
-        return state[:count]
+        return state[:count]  # type: ignore[return-value]  # a tensor for a tensor
     if isinstance(state, list):
         return [first_rows(item, count) for item in state]  # type: ignore[return-value]  # a list of the same items
     if is_dataclass(state) and not isinstance(state, type):
@@ -47,14 +47,11 @@ def first_rows(state: State, count: int) -> State:
 def copy_slot(source: object, row: int, target: object, slot: int) -> None:
     """Make ``slot`` of ``target`` what ``row`` of ``source``, a state of the same shape, is.
 
-    A source may be shorter in dimension 1, as a ring for a prompt is; it must not have gone round then.
+    A source may be shorter, as a ring for a prompt is; it must not have gone round then.
     """
     pairs = zip(slot_tensors(source), slot_tensors(target), strict=True)
     for here, there in pairs:
-        if here.dim() > 1:
-            there[slot, : here.shape[1]] = here[row]
-        else:
-            there[slot] = here[row]
+        there[slot][tuple(slice(length) for length in here.shape[1:])] = here[row]
 
 
 def write_where(buffer: Tensor, new: Tensor, mask: Tensor) -> None:

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model_runtime.checkpoint.config import Norm, TransformerConfig
-from model_runtime.kv_cache import RingKVCache, RingLayout, RingStep, SlotRing, causal_bias
+from model_runtime.kernels.elementwise import rotate, rotate_, silu_gate
+from model_runtime.kernels.int8 import linear
+from model_runtime.kv_cache import Ring, RingKVCache, RingLayout, RingStep, SlotRing, attend_over, causal_bias
+from model_runtime.kv_int8 import Int8RingKVCache
 
 
 @dataclass
@@ -18,7 +21,7 @@ class TransformerState:
     """Where each slot is, and what its layers remember."""
 
     offset: Tensor  # [B] int64: positions seen so far
-    rings: list[RingKVCache]
+    rings: list[Ring]
     layout: RingLayout | None = None
     """Where a ring may begin late or pin its first positions."""
     sinks: list[Tensor] | None = None  # per layer [B, P, H, D]: pinned keys as they were at their own positions
@@ -44,9 +47,11 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension of ``x [..., dim]``."""
-        inner = x.float() if self._wide else x
-        scale = torch.rsqrt(inner.square().mean(-1, keepdim=True) + self._eps)
-        return (inner * scale * self.alpha.view(-1).to(inner.dtype)).to(x.dtype)
+        alpha = self.alpha.view(-1)
+        if self._wide:
+            return F.rms_norm(x, alpha.shape, alpha, self._eps)  # computes in float32 whatever the input is
+        scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + self._eps)
+        return x * scale * alpha
 
 
 class WideLayerNorm(nn.LayerNorm):
@@ -94,8 +99,7 @@ class Gating(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x [..., dim]`` to the same shape."""
-        gate, value = self.linear_in(x).chunk(2, dim=-1)
-        projected: Tensor = self.linear_out(F.silu(gate) * value)
+        projected: Tensor = self.linear_out(silu_gate(self.linear_in(x)))
         return projected
 
 
@@ -104,12 +108,6 @@ def rotation(positions: Tensor, head_dim: int, max_period: float) -> Tensor:
     exponent = torch.arange(head_dim // 2, device=positions.device, dtype=torch.float32) * (2 / head_dim)
     angle = positions.float()[..., None] * max_period**-exponent
     return torch.polar(torch.ones_like(angle), angle)[..., None, None, :]
-
-
-def rotate(heads: Tensor, by: Tensor) -> Tensor:
-    """Turn neighbouring pairs of ``heads [B, T, N, H, D]`` in float32 (interleaved RoPE)."""
-    pairs = torch.view_as_complex(heads.float().view(*heads.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * by).flatten(-2).to(heads.dtype)
 
 
 def rotate_halves(heads: Tensor, by: Tensor) -> Tensor:
@@ -122,31 +120,38 @@ def rotate_halves(heads: Tensor, by: Tensor) -> Tensor:
 class SelfAttention(nn.Module):
     """Multi-head causal attention; queries, keys and values come from one fused projection, in that order."""
 
+    in_proj_weight_scb: Tensor | None
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         dim = config.dim
         self.heads = config.num_heads
         self.kv_heads = config.kv_heads
-        self._rotate = rotate if config.rope == "rope" else rotate_halves
+        self._interleaved = config.rope == "rope"
         self.in_proj_weight = nn.Parameter(torch.empty(dim + 2 * config.kv_heads * config.head_dim, dim))
+        self.register_buffer("in_proj_weight_scb", None)  # [rows] float32 where the weight is int8
         self.out_proj = nn.Linear(dim, dim, bias=False)
         nn.init.normal_(self.in_proj_weight, std=dim**-0.5)
 
-    def forward(self, x: Tensor, shared: _Pass, ring: RingKVCache | SlotRing | None) -> Tensor:
+    def forward(self, x: Tensor, shared: _Pass, ring: Ring | SlotRing | None) -> Tensor:
         """Attend over ``x [B, T, dim]`` and, streaming, over what the ring holds."""
         batch, length, dim = x.shape
         heads, kv_heads = self.heads, self.kv_heads
-        qkv = F.linear(x, self.in_proj_weight).view(batch, length, 1, heads + 2 * kv_heads, dim // heads)
+        qkv = linear(x, self.in_proj_weight, self.in_proj_weight_scb)
+        qkv = qkv.view(batch, length, 1, heads + 2 * kv_heads, dim // heads)
         if shared.rotation is not None:
             turning = qkv[:, :, :, : heads + kv_heads]
-            turning.copy_(self._rotate(turning, shared.rotation))
+            if self._interleaved:
+                rotate_(turning, shared.rotation)
+            else:
+                turning.copy_(rotate_halves(turning, shared.rotation))
         kv = qkv[:, :, 0, heads:].view(batch, length, 2, kv_heads, -1)  # [B, T, 2, KV, D]
+        query = qkv[:, :, 0, :heads].transpose(1, 2)  # [B, H, T, D]
         if ring is None or shared.ring is None:
             keys, values = kv.permute(2, 0, 3, 1, 4)  # [B, KV, T, D]
+            heard = attend_over(query, keys, values, shared.bias)
         else:
-            keys, values = ring.append(kv, shared.ring)  # [B, KV, capacity, D]
-        query = qkv[:, :, 0, :heads].transpose(1, 2)  # [B, H, T, D]
-        heard = F.scaled_dot_product_attention(query, keys, values, attn_mask=shared.bias, enable_gqa=kv_heads != heads)
+            heard = ring.attend(query, kv, shared.ring)  # [B, H, T, D]
         projected: Tensor = self.out_proj(heard.transpose(1, 2).flatten(2))
         return projected
 
@@ -169,7 +174,7 @@ class TransformerLayer(nn.Module):
         self.layer_scale_1 = LayerScale(dim) if config.layer_scale else nn.Identity()
         self.layer_scale_2 = LayerScale(dim) if config.layer_scale else nn.Identity()
 
-    def forward(self, x: Tensor, shared: _Pass, ring: RingKVCache | SlotRing | None) -> Tensor:
+    def forward(self, x: Tensor, shared: _Pass, ring: Ring | SlotRing | None) -> Tensor:
         """One layer over ``x [B, T, dim]``."""
         x = x + self.layer_scale_1(self.self_attn(self.norm1(x), shared, ring))
         fed = self.norm2(x)
@@ -185,6 +190,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
+        self.int8_cache = False
+        """Whether states made from here on keep keys and values in int8."""
 
     def new_state(self, slots: int, ring: int | None = None, pins: int | None = None) -> TransformerState:
         """Fresh state for so many slots; ``ring`` is its capacity, by default the context (see kv_cache).
@@ -194,10 +201,11 @@ class Transformer(nn.Module):
         config, weight = self.config, next(self.parameters())
         capacity = config.context if ring is None else ring
         device, dtype = weight.device, weight.dtype
+        kind: type[RingKVCache] | type[Int8RingKVCache] = Int8RingKVCache if self.int8_cache else RingKVCache
         state = TransformerState(
             offset=torch.zeros(slots, device=device, dtype=torch.long),
             rings=[
-                RingKVCache.allocate(slots, capacity, config.kv_heads, config.head_dim, device=device, dtype=dtype)
+                kind.allocate(slots, capacity, config.kv_heads, config.head_dim, device=device, dtype=dtype)
                 for _ in self.layers
             ],
         )
@@ -216,7 +224,7 @@ class Transformer(nn.Module):
         """
         assert x.shape[0] == 1, x.shape
         assert state.layout is not None
-        length, device, capacity = x.shape[1], x.device, state.rings[0].kv.shape[1]
+        length, device, capacity = x.shape[1], x.device, state.rings[0].capacity
         layout = state.layout.slot(slot)
         mask = torch.arange(state.offset.shape[0], device=device) == slot
         state.offset[slot] = position
@@ -231,9 +239,11 @@ class Transformer(nn.Module):
         step = RingStep(
             rows=torch.zeros_like(positions[:, :1]),
             index=layout.index(positions, capacity),
-            mask=mask,
+            mask=None,
+            taking_part=None,
             positions=positions,
             bias=causal_bias(positions, keys, self.config.context, x.dtype, layout),
+            filled=last,
         )
         shared = _Pass(self._rotation(positions), step.bias, step)
         for layer, ring in zip(self.layers, state.rings, strict=True):
@@ -254,7 +264,7 @@ class Transformer(nn.Module):
         assert count <= state.sinks[0].shape[1], count
         state.layout.pinned[slot] = count
         for ring, sink in zip(state.rings, state.sinks, strict=True):
-            sink[slot, :count] = ring.kv[slot, :count, 0]
+            sink[slot, :count] = ring.read_keys(count)[slot]
 
     def _turn_pinned(self, state: TransformerState, mask: Tensor, length: int) -> None:
         """Let pinned keys follow the window: to a query they lie just before its oldest other key.
@@ -263,15 +273,14 @@ class Transformer(nn.Module):
         """
         if state.sinks is None or state.layout is None or self.config.max_period is None:
             return
-        shift = (state.offset + length - state.rings[0].kv.shape[1]).clamp_(min=0)
+        shift = (state.offset + length - state.rings[0].capacity).clamp_(min=0)
         by = rotation(shift[:, None], self.config.head_dim, self.config.max_period)  # [B, 1, 1, 1, D / 2]
         turn = rotate if self.config.rope == "rope" else rotate_halves
         pins = state.sinks[0].shape[1]
         places = torch.arange(pins, device=shift.device)
-        pinned = ((places < state.layout.pinned[:, None]) & mask[:, None])[..., None, None]  # [B, P, 1, 1]
+        pinned = (places < state.layout.pinned[:, None]) & mask[:, None]  # [B, P]
         for ring, sink in zip(state.rings, state.sinks, strict=True):
-            keys = ring.kv[:, :pins, 0]
-            keys.copy_(torch.where(pinned, turn(sink[:, :, None], by)[:, :, 0], keys))
+            ring.put_keys(turn(sink[:, :, None], by)[:, :, 0], pinned)
 
     def forward(self, x: Tensor, state: TransformerState | None = None, mask: Tensor | None = None) -> Tensor:
         """Map ``x [B, T, dim]``: a whole sequence, or with ``state`` the next T positions of the slots in ``mask``."""
@@ -286,7 +295,7 @@ class Transformer(nn.Module):
             return x
         assert mask is not None
         assert mask.shape == state.offset.shape
-        capacity = state.rings[0].kv.shape[1]
+        capacity = state.rings[0].capacity
         self._turn_pinned(state, mask, length)
         step = RingStep.plan(state.offset, mask, length, capacity, self.config.context, x.dtype, state.layout)
         shared = _Pass(self._rotation(step.positions), step.bias, step)

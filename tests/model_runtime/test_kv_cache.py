@@ -8,12 +8,12 @@ CPU = torch.device("cpu")
 def visible(step: RingStep, ring: RingKVCache, slot: int) -> list[list[int]]:
     """The positions each query of a slot sees, read from values that hold their own position."""
     seen = step.bias[slot, 0] == 0  # [T, capacity]
-    return [sorted(int(p) for p in ring.kv[slot, :, 1, 0, 0][row]) for row in seen]
+    return [sorted(int(p) for p in ring.kv[slot, 1, 0, :, 0][row]) for row in seen]
 
 
 def append(ring: RingKVCache, offset: torch.Tensor, mask: torch.Tensor, length: int, context: int) -> RingStep:
     """Write each position's own number as its key and value."""
-    step = RingStep.plan(offset, mask, length, ring.kv.shape[1], context, torch.float32)
+    step = RingStep.plan(offset, mask, length, ring.capacity, context, torch.float32)
     kv = step.positions.float()[:, :, None, None, None].expand(-1, -1, 2, 1, 1)
     ring.append(kv, step)
     offset += mask * length

@@ -19,13 +19,13 @@ _SPLITS: Final = 32
 
 
 def attend(query: Tensor, kv: Tensor, scale: Tensor | None, bias: Tensor, filled: Tensor) -> Tensor:
-    """What ``query [B, H, 1, D]`` hears in ``kv [B, capacity, 2, KV, D]``: ``[B, H, 1, D]``.
+    """What ``query [B, H, 1, D]`` hears in ``kv [B, 2, KV, capacity, D]``: ``[B, H, 1, D]``.
 
-    ``scale [B, capacity, 2, KV]`` widens int8 values and is None for others; ``bias [B, 1, 1, capacity]`` is 0 or
+    ``scale [B, 2, KV, capacity]`` widens int8 values and is None for others; ``bias [B, 1, 1, capacity]`` is 0 or
     -inf; nothing from place ``filled [B]`` on is read. H is a multiple of KV.
     """
     slots, heads, length, dim = query.shape
-    capacity, kv_heads = kv.shape[1], kv.shape[3]
+    kv_heads, capacity = kv.shape[2], kv.shape[3]
     assert length == 1, query.shape
     splits = triton.next_power_of_2(max(1, min(_SPLITS, _PROGRAMS // (slots * heads), capacity // _BLOCK)))
     run = triton.cdiv(triton.cdiv(capacity, splits), _BLOCK) * _BLOCK
@@ -87,7 +87,8 @@ def _attend_run(
     here = (slot * heads + head) * SPLITS + run
     asked = tl.load(query + (slot * heads + head) * DIM + channel).to(tl.float32) * softmax_scale
     shared = head // (heads // kv_heads)
-    ring = kv + slot * kv_stride + shared * DIM
+    ring = kv + slot * kv_stride + shared * capacity * DIM
+    apart = kv_heads * capacity  # positions between a key and its value
     end = tl.minimum((run + 1) * RUN, tl.load(filled + slot).to(tl.int32))
     most = -float("inf")
     weights = 0.0
@@ -95,12 +96,12 @@ def _attend_run(
     for first in range(run * RUN, end, BLOCK):
         place = first + tl.arange(0, BLOCK)
         there = place < end
-        at = ring + place[:, None].to(tl.int64) * (2 * kv_heads * DIM) + channel[None, :]
+        at = ring + place[:, None] * DIM + channel[None, :]
         key = tl.load(at, mask=there[:, None], other=0).to(tl.float32)
-        value = tl.load(at + kv_heads * DIM, mask=there[:, None], other=0).to(tl.float32)
+        value = tl.load(at + apart * DIM, mask=there[:, None], other=0).to(tl.float32)
         score = tl.sum(key * asked[None, :], axis=1)
         if SCALED:
-            wide = scale + slot * scale_stride + place * (2 * kv_heads) + shared
+            wide = scale + slot * scale_stride + shared * capacity + place
             score = score * tl.load(wide, mask=there, other=0.0).to(tl.float32)
         score = score + tl.load(bias + slot * capacity + place, mask=there, other=-float("inf")).to(tl.float32)
         higher = tl.maximum(most, tl.max(score, axis=0))
@@ -109,7 +110,7 @@ def _attend_run(
         fade = tl.exp(most - level)
         weights = weights * fade + tl.sum(weight, axis=0)
         if SCALED:
-            weight = weight * tl.load(wide + kv_heads, mask=there, other=0.0).to(tl.float32)
+            weight = weight * tl.load(wide + apart, mask=there, other=0.0).to(tl.float32)
         heard = heard * fade + tl.sum(weight[:, None] * value, axis=0)
         most = higher
     tl.store(total + here * DIM + channel, heard)

@@ -11,10 +11,11 @@ _BLOCK: Final = 1024
 
 
 def rotate_(heads: Tensor, by: Tensor) -> None:
-    """Turn neighbouring pairs of ``heads [B, T, N, H, D]`` in place by ``by [B, T, 1, 1, D / 2]`` complex."""
+    """Turn neighbouring pairs of ``heads [B, T, 1, H, D]`` in place by ``by [B, T, 1, 1, D / 2]`` complex."""
     slots, length, kinds, count, dim = heads.shape
-    assert heads.stride()[2:] == (count * dim, dim, 1), heads.stride()
-    pairs = kinds * count * dim // 2
+    assert kinds == 1, heads.shape
+    assert heads.stride()[3:] == (dim, 1), heads.stride()
+    pairs = count * dim // 2
     turns = torch.view_as_real(by).contiguous()  # [B, T, 1, 1, D / 2, 2]
     _rotate[(slots * length, triton.cdiv(pairs, _BLOCK))](
         heads, turns, length, heads.stride(0), heads.stride(1), pairs, HALF=dim // 2, BLOCK=_BLOCK
