@@ -1,0 +1,173 @@
+"""Small random checkpoints in a folder, as the reference package writes and reads them."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from model_runtime.tiny import TOKENIZER
+
+MIMI_CONFIG: Final[dict[str, Any]] = {
+    "sample_rate": 24_000,
+    "channels": 1,
+    "frame_rate": 12.5,
+    "seanet": {
+        "channels": 1,
+        "dimension": 32,
+        "causal": True,
+        "n_filters": 4,
+        "n_residual_layers": 1,
+        "kernel_size": 7,
+        "residual_kernel_size": 3,
+        "last_kernel_size": 3,
+        "pad_mode": "constant",
+        "ratios": [8, 6, 5, 4],
+    },
+    "quantizer": {"dimension": 16, "n_q": 8, "bins": 64, "input_dimension": 32, "output_dimension": 32},
+    "transformer": {
+        "d_model": 32,
+        "num_heads": 4,
+        "num_layers": 2,
+        "causal": True,
+        "layer_scale": 0.01,
+        "context": 10,
+        "conv_layout": True,
+        "max_period": 10_000,
+        "gating": "none",
+        "norm": "layer_norm",
+        "positional_embedding": "rope",
+        "dim_feedforward": 48,
+        "input_dimension": 32,
+        "output_dimensions": [32],
+    },
+}
+MOSHI: Final[dict[str, Any]] = {
+    "dim": 64,
+    "text_card": 320,
+    "existing_text_padding_id": 3,
+    "n_q": 16,
+    "dep_q": 8,
+    "card": 64,
+    "num_heads": 4,
+    "num_layers": 2,
+    "hidden_scale": 4.125,
+    "causal": True,
+    "layer_scale": None,
+    "context": 12,
+    "max_period": 10_000,
+    "gating": "silu",
+    "norm": "rms_norm_f32",
+    "positional_embedding": "rope",
+    "depformer_dim": 32,
+    "depformer_dim_feedforward": 132,
+    "depformer_num_heads": 4,
+    "depformer_num_layers": 2,
+    "depformer_layer_scale": None,
+    "depformer_multi_linear": True,
+    "depformer_context": 8,
+    "depformer_max_period": 10_000,
+    "depformer_gating": "silu",
+    "depformer_pos_emb": "none",
+    "depformer_weights_per_step": True,
+    "delays": [0, *[0, 1, 1, 1, 1, 1, 1, 1] * 2],
+}
+"""Every key that a published config.json of a Moshi has, at a small size."""
+PERSONAPLEX: Final = MOSHI | {"dep_q": 16, "depformer_context": 16}
+STT: Final = MOSHI | {
+    "dep_q": 0,
+    "n_q": 8,
+    "delays": [0] * 9,
+    "max_period": 100_000.0,
+    "extra_heads_num_heads": 4,
+    "extra_heads_dim": 6,
+    "conditioners": {},
+    "cross_attention": False,
+}
+NEWER: Final = MOSHI | {
+    "kv_repeat": 2,
+    "depformer_weights_per_step_schedule": [0, 1, 2, 2, 2, 3, 3, 3],
+    "depformer_low_rank_embeddings": 8,
+    "depformer_norm": "layer_norm",
+    "demux_second_stream": False,
+}
+HALVES: Final = MOSHI | {"positional_embedding": "rope_concat", "norm": "layer_norm", "text_card_out": 300}
+
+
+def reference_lm(keys: Mapping[str, Any], seed: int = 1) -> nn.Module:
+    """The reference's model of a config.json with random weights of a lively scale, in float32."""
+    from moshi.models.loaders import get_moshi_lm
+
+    model = get_moshi_lm(None, dict(keys), "cpu", torch.float32)
+    _randomise(model, seed)
+    return model.requires_grad_(False)
+
+
+def reference_mimi(seed: int = 2) -> nn.Module:
+    """The reference's codec with random weights."""
+    from moshi.models.loaders import get_mimi
+
+    model = get_mimi(None, MIMI_CONFIG)
+    _randomise(model, seed)
+    random = torch.Generator().manual_seed(seed)
+    for name, buffer in model.named_buffers():
+        if name.endswith("embedding_sum"):
+            buffer.copy_(torch.randn(buffer.shape, generator=random))
+        elif name.endswith("cluster_usage"):
+            buffer.copy_(0.5 + torch.rand(buffer.shape, generator=random))
+        elif name.endswith("_initialized"):
+            buffer.fill_(1)
+    return model.requires_grad_(False)
+
+
+def fused(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The published style of a state dict that the reference's classes write: one matrix for all steps."""
+    parts: dict[str, dict[int, Tensor]] = {}
+    out = {}
+    for name, tensor in weights.items():
+        module, dot, rest = name.partition("self_attn.")
+        if not rest.startswith(("in_projs.", "out_projs.")):
+            out[name] = tensor
+            continue
+        side, part, leaf = rest.split(".", 2)
+        suffix = leaf.removeprefix("weight")
+        fused_name = "in_proj_weight" if side == "in_projs" and leaf.startswith("weight") else f"{side[:-1]}.weight"
+        if not leaf.startswith("weight"):  # an adapter
+            fused_name, suffix = f"{side[:-1]}.{leaf}", ""
+        parts.setdefault(module + dot + fused_name + suffix, {})[int(part)] = tensor
+    return out | {name: torch.cat([each[k] for k in sorted(each)]) for name, each in parts.items()}
+
+
+def write(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    keys: Mapping[str, Any] | None,
+    *,
+    mimi: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write a checkpoint's folder: weights, a config.json of ``keys``, and with ``mimi`` a codec and a tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
+    if keys is not None:
+        names = {"mimi_name": "mimi.safetensors", "mimi_config_name": "mimi.json", "tokenizer_name": "text.model"}
+        (folder / "config.json").write_text(json.dumps(dict(keys) | (names if mimi is not None else {})))
+    if mimi is not None:
+        save_file({name: tensor.contiguous() for name, tensor in mimi.items()}, folder / "mimi.safetensors")
+        (folder / "mimi.json").write_text(json.dumps(MIMI_CONFIG))
+        shutil.copy(TOKENIZER, folder / "text.model")
+    return folder
+
+
+@torch.no_grad()
+def _randomise(module: nn.Module, seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        drawn = torch.randn(parameter.shape, generator=random)
+        if parameter.squeeze().dim() < 2:
+            parameter.copy_(0.5 + 0.2 * drawn)
+        else:
+            parameter.copy_(drawn / parameter[0].numel() ** 0.5)
