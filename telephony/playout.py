@@ -1,9 +1,13 @@
 """The playout FIFO of a line: filled by frames when they come, emptied by the line's 20 ms clock."""
 
+from typing import Final
+
 import numpy as np
 
 from config.audio import FRAME_S, TICK_S
 from telephony.call import Frame
+
+_LOOK_BACK: Final = round(2.0 / FRAME_S)  # pushes
 
 
 class Playout:
@@ -11,7 +15,8 @@ class Playout:
 
     At most one frame plus 40 ms may wait (DESIGN.md, section 2). What comes beyond that is taken out of the
     quietest part of what waits, with a short cross-fade, and counted. An empty FIFO gives silence; that is an
-    underrun once audio has begun to flow, and only until the flow is ``pause``d.
+    underrun once audio has begun to flow, and only until the flow is ``pause``d. Each underrun makes all that follows
+    20 ms later; so where 40 ms or more were still waiting at every push for two seconds, 20 ms are taken out again.
     """
 
     def __init__(self, rate: int) -> None:
@@ -21,6 +26,9 @@ class Playout:
         self._fade = max(1, rate // 500)  # 2 ms
         self._waiting: Frame = np.empty(0, np.int16)
         self._flowing = False
+        self._spare = self._limit
+        """The least that was waiting when new audio came, since ``_pushes`` was 0."""
+        self._pushes = 0
         self.underruns = 0
         """Ticks that found less than a tick of audio while it should have flowed."""
         self.trimmed = 0
@@ -32,9 +40,10 @@ class Playout:
 
     def push(self, block: Frame) -> None:
         """Queue ``int16 [n]`` at the line's rate."""
+        spare = self._spare_after(int(self._waiting.size))
         self._waiting = np.concatenate([self._waiting, block])
         self._flowing = True
-        excess = self._waiting.size - self._limit
+        excess = max(self._waiting.size - self._limit, self._tick if spare >= 2 * self._tick else 0)
         if excess > 0:
             self._trim(excess)
 
@@ -56,6 +65,15 @@ class Playout:
         """Forget what waits, and pause."""
         self._waiting = np.empty(0, np.int16)
         self.pause()
+
+    def _spare_after(self, waiting: int) -> int:
+        """Note what waits at a push; at the end of every two seconds the least of them, else 0."""
+        self._spare = min(self._spare, waiting)
+        self._pushes += 1
+        if self._pushes < _LOOK_BACK:
+            return 0
+        spare, self._spare, self._pushes = self._spare, self._limit, 0
+        return spare
 
     def _trim(self, excess: int) -> None:
         """Remove ``excess`` samples where the audio is quietest."""

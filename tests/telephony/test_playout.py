@@ -100,3 +100,14 @@ def test_what_waits_is_bounded_and_accounted_for(rate: int, steps: list[int | No
             pushed += step
         assert len(playout) <= rate * 120 // 1_000
         assert pushed == pulled + len(playout) + playout.trimmed
+
+
+def test_a_late_frame_does_not_make_the_call_later_for_ever() -> None:
+    """Two ticks that nobody has needed for two seconds shrink to one, and that one stays."""
+    playout = Playout(RATE)
+    playout.push(_ramp(1, 2 * TICK))
+    for _ in range(100):
+        playout.push(_ramp(1, FRAME))
+        for _ in range(4):
+            playout.pull()
+    assert (len(playout), playout.trimmed, playout.underruns) == (TICK, TICK, 0)
