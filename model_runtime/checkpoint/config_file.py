@@ -106,6 +106,11 @@ def parse_config(keys: Mapping[str, object], source: str = "config.json") -> Che
     faults = [*_unknown(keys), *_not_computed(keys)]
     shapes = {key: value for key, value in keys.items() if key in _SHAPES}
     faults += _mistyped(shapes)
+    faults += [
+        f"{key}: a name is needed, got {keys[key]!r}"
+        for key in _NAMES
+        if keys.get(key) is not None and not isinstance(keys[key], str)
+    ]
     if faults:
         raise CheckpointError(f"{source}: " + "; ".join(faults))
     try:

@@ -1,8 +1,9 @@
 """Small random checkpoints in a folder, as the reference package writes and reads them."""
 
 import json
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -126,20 +127,24 @@ def reference_mimi(seed: int = 2) -> nn.Module:
 
 def fused(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The published style of a state dict that the reference's classes write: one matrix for all steps."""
+    names = {"in": "in_proj_weight", "out": "out_proj.weight"}
+    return _joined(weights, r"(.*self_attn\.)(in|out)_projs\.(\d+)\.weight(.*)", lambda m: m[1] + names[m[2]] + m[4])
+
+
+def fused_adapters(adapters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Adapters whose matrices of all steps stand one below the other, as older code wrote them."""
+    return _joined(adapters, r"(.*self_attn\.)(in|out)_projs\.(\d+)\.(.*)", lambda m: f"{m[1]}{m[2]}_proj.{m[4]}")
+
+
+def _joined(tensors: Mapping[str, Tensor], pattern: str, name: Callable[[re.Match[str]], str]) -> dict[str, Tensor]:
     parts: dict[str, dict[int, Tensor]] = {}
     out = {}
-    for name, tensor in weights.items():
-        module, dot, rest = name.partition("self_attn.")
-        if not rest.startswith(("in_projs.", "out_projs.")):
-            out[name] = tensor
-            continue
-        side, part, leaf = rest.split(".", 2)
-        suffix = leaf.removeprefix("weight")
-        fused_name = "in_proj_weight" if side == "in_projs" and leaf.startswith("weight") else f"{side[:-1]}.weight"
-        if not leaf.startswith("weight"):  # an adapter
-            fused_name, suffix = f"{side[:-1]}.{leaf}", ""
-        parts.setdefault(module + dot + fused_name + suffix, {})[int(part)] = tensor
-    return out | {name: torch.cat([each[k] for k in sorted(each)]) for name, each in parts.items()}
+    for key, tensor in tensors.items():
+        if match := re.fullmatch(pattern, key):
+            parts.setdefault(name(match), {})[int(match[3])] = tensor
+        else:
+            out[key] = tensor
+    return out | {key: torch.cat([each[k] for k in sorted(each)]) for key, each in parts.items()}
 
 
 def write(
