@@ -48,8 +48,7 @@ class KyutaiClient:
                 while True:
                     self._take(await self._socket.recv())
             except ConnectionClosed as closed:
-                assert closed.rcvd is not None
-                self.close_code = closed.rcvd.code
+                self.close_code = closed.rcvd and closed.rcvd.code
 
     async def wait_handshake(self) -> None:
         """Wait until the server is ready."""

@@ -102,10 +102,9 @@ async def test_the_token_is_never_shown(capfd: pytest.CaptureFixture[str]) -> No
 class DeniedWebSocket:
     """A handshake whose refusal is noted."""
 
-    headers: dict[str, str] = {}
-    query_params: dict[str, str] = {}
-
     def __init__(self) -> None:
+        self.headers: dict[str, str] = {}
+        self.query_params: dict[str, str] = {}
         self.response: Any = None
 
     async def send_denial_response(self, response: object) -> None:
