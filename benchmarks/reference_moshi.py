@@ -139,6 +139,7 @@ def reference_language_model(lm: LanguageModel, device: torch.device | str = "cp
             depformer_pos_emb="none",
             depformer_weights_per_step=True,
         )
-    model.load_state_dict(lm.state_dict(), assign=True)
+    weights = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in lm.state_dict().items()}
+    model.load_state_dict(weights, assign=True)  # laid out as published, whatever we have made of it
     frozen: nn.Module = model.to(device).eval().requires_grad_(False)
     return frozen

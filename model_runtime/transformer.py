@@ -14,6 +14,7 @@ from model_runtime.kernels.elementwise import rotate, rotate_, silu_gate
 from model_runtime.kernels.int8 import linear
 from model_runtime.kv_cache import Ring, RingKVCache, RingLayout, RingStep, SlotRing, attend_over, causal_bias
 from model_runtime.kv_int8 import Int8RingKVCache
+from model_runtime.layout import by_column
 
 
 @dataclass
@@ -132,6 +133,10 @@ class SelfAttention(nn.Module):
         self.register_buffer("in_proj_weight_scb", None)  # [rows] float32 where the weight is int8
         self.out_proj = nn.Linear(dim, dim, bias=False)
         nn.init.normal_(self.in_proj_weight, std=dim**-0.5)
+
+    def lay_out(self) -> None:
+        """Arrange the projection for stepping (model_runtime/layout.py)."""
+        self.in_proj_weight.data = by_column(self.in_proj_weight.data)
 
     def forward(self, x: Tensor, shared: _Pass, ring: Ring | SlotRing | None) -> Tensor:
         """Attend over ``x [B, T, dim]`` and, streaming, over what the ring holds."""

@@ -3,7 +3,7 @@
 Parameter names are those of the published checkpoints, hence the flat ``depformer_*`` and ``linears``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model_runtime.checkpoint.config import LanguageModelConfig
+from model_runtime.layout import by_column
 from model_runtime.lm.depth import DepthCache, DepthTransformer
 from model_runtime.transformer import Transformer, TransformerState, norm_layer
 
@@ -65,6 +66,7 @@ class LanguageModel(nn.Module):
             for _ in range(config.dep_q)
         )
         self.linears = nn.ModuleList(nn.Linear(depth, config.card, bias=False) for _ in range(config.dep_q))
+        self._depth_in: Tensor | None = None  # [sets * depth, dim]
 
     def new_state(self, slots: int, ring: int | None = None, pins: int = 0) -> LanguageModelState:
         """Fresh state for so many slots; ``ring`` steps are remembered, by default the context.
@@ -103,22 +105,43 @@ class LanguageModel(nn.Module):
         if not self.config.dep_q:
             return text.new_empty(len(text), 0)
         cache = self.depformer.new_cache(hidden.shape[0])
+        projected = self._depth_inputs(hidden)
         codes: list[Tensor] = []
         for k in range(self.config.dep_q):
-            logits = self._depth_logits(k, hidden, codes[-1] if codes else text, cache)
+            logits = self._depth_logits(k, projected, codes[-1] if codes else text, cache)
             codes.append(choose(k, logits.float()))
         return torch.stack(codes, dim=1)
 
     def depth_logits(self, hidden: Tensor, text: Tensor, codes: Tensor) -> Tensor:
         """Teacher-forced logits ``[N, dep_q, card]`` for ``hidden [N, dim]``, ``text [N]`` and ``codes [N, dep_q]``."""
         cache = self.depformer.new_cache(hidden.shape[0])
+        projected = self._depth_inputs(hidden)
         given = [text, *codes.unbind(1)[:-1]]
-        return torch.stack([self._depth_logits(k, hidden, token, cache) for k, token in enumerate(given)], dim=1)
+        return torch.stack([self._depth_logits(k, projected, token, cache) for k, token in enumerate(given)], dim=1)
 
-    def _depth_logits(self, k: int, hidden: Tensor, previous: Tensor, cache: DepthCache) -> Tensor:
+    def lay_out(self) -> None:
+        """Make the projections into the depth steps one matrix, of which each is a part (model_runtime/layout.py)."""
+        parts = [part.weight for part in self.depformer_in if isinstance(part, nn.Linear)]
+        if parts and len(parts) == len(self.depformer_in):
+            self._depth_in = by_column(torch.cat([part.data for part in parts]))
+            for part, view in zip(parts, self._depth_in.chunk(len(parts)), strict=True):
+                part.data = view
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]  # torch leaves it untyped
+        """Forget what was laid out for another dtype or device."""
+        self._depth_in = None
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def _depth_inputs(self, hidden: Tensor) -> Sequence[Tensor]:
+        """What the depth transformer's sets of weights make of ``hidden [N, dim]``: ``[N, depth]`` each."""
+        if self._depth_in is None:
+            return [part(hidden) for part in self.depformer_in]
+        return F.linear(hidden, self._depth_in).chunk(len(self.depformer_in), dim=1)
+
+    def _depth_logits(self, k: int, projected: Sequence[Tensor], previous: Tensor, cache: DepthCache) -> Tensor:
         embedding = self.depformer_emb[k - 1] if k else self.depformer_text_emb
-        projected = self.depformer_in[self.config.depth_schedule[k]](hidden)
-        out = self.depformer_norms[k](self.depformer(projected + embedding(previous), cache, k))
+        given = projected[self.config.depth_schedule[k]] + embedding(previous)
+        out = self.depformer_norms[k](self.depformer(given, cache, k))
         logits: Tensor = self.linears[k](out)
         return logits
 
@@ -130,11 +153,11 @@ class LanguageModel(nn.Module):
     def _embed(self, tokens: Tensor) -> Tensor:
         """The sum of all streams' embeddings ``[B, T, dim]`` of ``tokens [B, K, T]``; negative tokens add nothing."""
         present = tokens >= 0
-        text, *audio = tokens.clamp(min=0).unbind(1)
+        text, *audio = tokens.clamp(min=0).unbind(1)  # [B, T] each
         streams = [self.text_emb(text), *(table(row) for table, row in zip(self.emb, audio, strict=True))]
         stacked = torch.stack(streams, dim=1)  # [B, K, T, dim]
         return (stacked * present[..., None].to(stacked.dtype)).sum(1)
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
         hidden: Tensor = self.out_norm(x)
-        return hidden, F.linear(hidden, self.text_linear.weight)
+        return hidden, self.text_linear(hidden)
