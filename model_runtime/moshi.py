@@ -12,6 +12,7 @@ from torch import Tensor
 from model_runtime.lm.delays import NOT_FORCED, UNGENERATED, TokenGrid
 from model_runtime.lm.language_model import LanguageModel
 from model_runtime.mimi.codec import Mimi
+from model_runtime.resume import History, begin
 from model_runtime.sampling import Sampling, SlotSampler
 from model_runtime.state import first_rows, reset_slot
 
@@ -64,6 +65,11 @@ class Moshi:
         for state in (self.encoder_state, self.decoder_state, self.lm_state, self.grid_state):
             reset_slot(state, slot)
         self.sampler.reset(slot, sampling, seed)
+
+    def resume(self, slot: int, history: History, sampling: Sampling, seed: int) -> None:
+        """Begin a conversation in a slot as if it had made the steps of ``history`` (``resume.begin``)."""
+        for _ in begin(self, slot, sampling, seed, history=history):
+            pass
 
     def rows(self, count: int) -> "Moshi":
         """The first ``count`` slots as a model of their own, over the same weights and the same state."""

@@ -1,9 +1,11 @@
 """The line test: a model that says what it hears."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
-from model_runtime.engine.model import Samples, SamplingOptions, StepOutput
+from model_runtime.engine.model import Beginning, Samples, SamplingOptions, StepOutput
 
 
 class EchoModel:
@@ -14,6 +16,13 @@ class EchoModel:
 
     def reset(self, slot: int, sampling: SamplingOptions, seed: int) -> None:
         """An echo remembers nothing."""
+
+    def begin(self, slot: int, sampling: SamplingOptions, seed: int, beginning: Beginning) -> Iterator[None]:
+        """An echo has no past and plays no part."""
+        return iter(())
+
+    def force(self, slot: int, text: str) -> None:
+        """An echo says nothing of its own."""
 
     def step(self, audio: Samples, mask: NDArray[np.bool_]) -> StepOutput:
         """Return ``audio``, without text and without tokens."""

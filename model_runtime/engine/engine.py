@@ -9,16 +9,16 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
 
 from config.audio import FRAME_S, FRAME_SAMPLES
-from model_runtime.engine.model import Model, Samples, SamplingOptions, StepOutput
-from model_runtime.engine.slot import HeardFrame, Slot, SlotStep, Tenant
+from model_runtime.engine.model import Beginning, Model, Samples, SamplingOptions, StepOutput
+from model_runtime.engine.slot import MAX_FORCED_TEXTS, HeardFrame, Slot, SlotStep, Tenant
 from model_runtime.engine.step_times import StepTimes
-from model_runtime.errors import NoFreeSlot
+from model_runtime.errors import NoFreeSlot, ProtocolError
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class Engine:
         self._clock = clock
         self._slots: list[Slot | None] = [None] * model.slots
         self._due: dict[Slot, None] = {}  # slots with a reset or a frame to do, first come first
+        self._beginnings: dict[Slot, Iterator[None]] = {}  # the engine thread's own
         self._work = threading.Condition()
         self._closing = False
         self._failures = 0
@@ -101,8 +102,20 @@ class Engine:
         p99 = self.p99_s
         return p99 is not None and p99 > self._budget_s
 
-    def open(self, sampling: SamplingOptions, seed: int, tenant: Tenant) -> Slot:
-        """Give ``tenant`` a slot, fresh for a new conversation; raises ``NoFreeSlot`` with the reason."""
+    def open(
+        self,
+        sampling: SamplingOptions,
+        seed: int,
+        tenant: Tenant,
+        *,
+        beginning: Beginning | None = None,
+        on_begun: Callable[[], None] | None = None,
+    ) -> Slot:
+        """Give ``tenant`` a slot, fresh for a new conversation; raises ``NoFreeSlot`` with the reason.
+
+        With a ``beginning`` the slot is stepped once that is done, and ``on_begun`` is called on the event loop then. What
+        is wrong with it comes as the tenant's failure.
+        """
         if self._closing:
             raise NoFreeSlot("the engine has stopped")
         if self.slow:
@@ -112,7 +125,7 @@ class Engine:
             if row is None:
                 raise NoFreeSlot(f"all {self.slots} slots are taken")
             self._last_id += 1
-            slot = Slot(self._last_id, row, sampling, seed, tenant)
+            slot = Slot(self._last_id, row, sampling, seed, tenant, beginning, on_begun)
             self._slots[row] = slot
             self._due[slot] = None
             self._work.notify()
@@ -129,6 +142,13 @@ class Engine:
             self._due[slot] = None
             self._work.notify()
 
+    def force(self, slot: Slot, text: str) -> None:
+        """Let the slot say ``text`` soon; raises ``ProtocolError`` where too many texts wait already."""
+        with self._work:
+            if len(slot.forced) >= MAX_FORCED_TEXTS:
+                raise ProtocolError(f"force: {MAX_FORCED_TEXTS} texts wait already")
+            slot.forced.append(text)
+
     def release(self, slot: Slot) -> None:
         """Free the slot, at once and even in the midst of its step; idempotent."""
         with self._work:
@@ -144,21 +164,51 @@ class Engine:
             started_at = self._clock()
             output = self._advance(batch)
             self._scatter(batch, output, started_at)
+        self._go_on_beginning()
 
     def _gather(self) -> tuple[list[Slot], Batch]:
         """Take one frame of every slot that has one; a slot with a second frame stays due."""
         with self._work:
-            self._work.wait_for(lambda: self._due or self._closing)
+            self._work.wait_for(lambda: self._due or self._beginnings or self._closing)
             due, self._due = self._due, {}
             newcomers = [slot for slot in due if slot.fresh]
-            batch = [(slot, slot.pop()) for slot in due if slot.waiting]
+            batch = [(slot, slot.pop()) for slot in due if slot.waiting and slot.begun]
             self._due.update({slot: None for slot, _ in batch if slot.waiting})
         return newcomers, batch
 
     def _reset(self, newcomers: list[Slot]) -> None:
         for slot in newcomers:
-            self._model.reset(slot.row, slot.sampling, slot.seed)
+            if slot.beginning is None:
+                self._model.reset(slot.row, slot.sampling, slot.seed)
+            else:
+                self._beginnings[slot] = self._model.begin(slot.row, slot.sampling, slot.seed, slot.beginning)
             slot.fresh = False
+
+    def _go_on_beginning(self) -> None:
+        """Do one piece of the oldest beginning, so that no step waits for more than that."""
+        if not self._beginnings:
+            return
+        slot, pieces = next(iter(self._beginnings.items()))
+        if self._slots[slot.row] is slot:
+            try:
+                next(pieces)
+                return
+            except StopIteration:
+                self._call_loop(self._on_begun, slot)
+            except Exception as error:  # a prompt or a past that is no good is this tenant's own affair
+                log.warning("engine.beginning_failed id=%d: %r", slot.id, error)
+                self.release(slot)
+                self._call_loop(slot.tenant.on_failure, error)
+        del self._beginnings[slot]
+        with self._work:
+            slot.begun = True
+            if slot.waiting and self._slots[slot.row] is slot:
+                self._due[slot] = None
+
+    def _on_begun(self, slot: Slot) -> None:
+        """Tell that a slot has begun, on the event loop, unless it was released meanwhile."""
+        if self._slots[slot.row] is slot and slot.on_begun is not None:
+            slot.on_begun()
 
     def _advance(self, batch: Batch) -> StepOutput:
         """Run the model once over the batch."""
@@ -167,6 +217,8 @@ class Engine:
         for slot, frame in batch:
             audio[slot.row] = frame.audio
             mask[slot.row] = True
+            while slot.forced:
+                self._model.force(slot.row, slot.forced.popleft())
         self._stepping_since = self._clock()
         try:
             return self._model.step(audio, mask)
@@ -209,6 +261,7 @@ class Engine:
             tenants = [slot.tenant for slot in self._slots if slot is not None]
             self._slots = [None] * len(self._slots)
             self._due.clear()
+            self._beginnings.clear()
             if self._failures >= _FAILURES_IN_A_ROW:
                 self._closing = True
         for tenant in tenants:

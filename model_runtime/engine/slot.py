@@ -1,11 +1,14 @@
 """One conversation's tenancy of a row in the model's batch."""
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
-from model_runtime.engine.model import Samples, SamplingOptions, Tokens
+from model_runtime.engine.model import Beginning, Samples, SamplingOptions, Tokens
 
+MAX_FORCED_TEXTS: Final = 16
+"""Texts that may wait to be said."""
 INBOX_FRAMES: Final = 2
 """Latency is bounded, never queued: a third waiting frame pushes the oldest out (DESIGN.md, section 2)."""
 
@@ -51,7 +54,16 @@ class Slot:
     no longer sits in the row. Guarded by the engine's lock.
     """
 
-    def __init__(self, id: int, row: int, sampling: SamplingOptions, seed: int, tenant: Tenant) -> None:
+    def __init__(
+        self,
+        id: int,
+        row: int,
+        sampling: SamplingOptions,
+        seed: int,
+        tenant: Tenant,
+        beginning: Beginning | None = None,
+        on_begun: Callable[[], None] | None = None,
+    ) -> None:
         self.id = id
         self.row = row
         self.sampling = sampling
@@ -59,7 +71,14 @@ class Slot:
         self.tenant = tenant
         self.fresh = True
         """The row still holds what the tenant before left in it."""
-        self.steps = 0
+        self.beginning = beginning
+        self.on_begun = on_begun
+        self.begun = beginning is None
+        """The row holds all that the conversation begins with; before, it is not stepped."""
+        past = None if beginning is None else beginning.past
+        self.steps = 0 if past is None else past.steps
+        self.forced: deque[str] = deque()
+        """Texts to be said, which the model has not been given yet."""
         self.dropped = 0
         """Frames that never reached a step, because newer ones waited behind them."""
         self._inbox: deque[HeardFrame] = deque()

@@ -110,6 +110,18 @@ class Mimi(nn.Module):
         assert audio.shape[1:] == (1, self.frame_samples), audio.shape
         return self._encode(audio, state, mask).squeeze(-1)
 
+    def encode_frames(self, audio: Tensor, state: EncoderState, mask: Tensor) -> Tensor:
+        """Codes ``[B, K, T]`` of the next T frames at once, ``audio [B, 1, T * 1920]``, else as ``encode_step``.
+
+        Equal to T steps as long as the ring is not full; afterwards the first frames see fewer keys (see kv_cache).
+        """
+        return self._encode(audio, state, mask)
+
+    def decode_frames(self, codes: Tensor, state: DecoderState, mask: Tensor) -> Tensor:
+        """Audio ``[B, 1, T * 1920]`` of the next ``codes [B, K, T]`` at once; ``encode_frames`` says what is equal."""
+        assert codes.shape[1] == self.codebooks, codes.shape
+        return self._decode(codes, state, mask)
+
     def decode_step(self, codes: Tensor, state: DecoderState, mask: Tensor) -> Tensor:
         """Audio ``[B, 1, 1920]`` of the next ``codes [B, K]``, which lie in 0 .. bins - 1 in every slot.
 

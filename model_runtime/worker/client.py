@@ -30,6 +30,7 @@ from model_runtime.worker.protocol import (
     Close,
     Drain,
     Error,
+    Force,
     Frame,
     Open,
     Ready,
@@ -96,6 +97,12 @@ class ModelSession(asyncio.Protocol):
             self._unanswered_since = self._loop.time()
         self._socket.send_binary(encode(Audio(frame.tobytes(), captured_at)))
         self._flush()
+
+    def force(self, text: str) -> None:
+        """Let the model say ``text``, word for word, soon; does nothing where the worker is gone."""
+        if self._transport is not None and not self._closing and self._socket.state is State.OPEN:
+            self._socket.send_binary(encode(Force(text)))
+            self._flush()
 
     def close(self) -> None:
         """Ask the worker to end the conversation; idempotent, returns at once."""

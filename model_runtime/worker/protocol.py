@@ -1,11 +1,12 @@
 """The worker protocol: msgpack messages on one WebSocket per conversation (DESIGN.md, section 3). No input or output.
 
-Client to worker: ``open`` (once, first), ``audio``, ``close``. Worker to client: ``ready`` (once, first), ``frame``,
+Client to worker: ``open`` (once, first), ``audio``, ``force``, ``close``. Worker to client: ``ready`` (once, first), ``frame``,
 ``error`` (last), ``drain`` (please move). Each message is a map with its ``type`` and exactly the fields of the
-dataclass here; ``decode`` lets nothing else through.
+dataclass here, of which ``prompt`` and ``resume`` may be left out; ``decode`` lets nothing else through.
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, Literal, get_args
@@ -13,19 +14,22 @@ from typing import Any, Final, Literal, get_args
 import msgpack
 
 from config.audio import FRAME_BYTES
-from model_runtime.engine.model import SamplingOptions
+from model_runtime.engine.model import AgentPrompt, SamplingOptions
 from model_runtime.errors import ProtocolError
 
 __all__ = [
+    "AgentPrompt",
     "Audio",
     "ClientMessage",
     "Close",
     "Drain",
     "Error",
     "ErrorCode",
+    "Force",
     "Frame",
     "Open",
     "Ready",
+    "Resume",
     "SamplingOptions",
     "WorkerMessage",
     "decode_from_client",
@@ -34,8 +38,17 @@ __all__ = [
 ]
 
 MAX_MESSAGE_BYTES: Final = 16_384
+"""Of every message but an ``open`` that resumes."""
+RESUME_STEPS: Final = 3_000
+"""Steps whose tokens a resumed conversation may bring along: four minutes, what Moshi's attention spans."""
+RESUME_FRAMES: Final = 125
+"""Frames of the caller that it may bring along: ten seconds, what Mimi's attention spans."""
+MAX_TEXT: Final = 4_000
+"""Characters of instructions, of a greeting and of a text to be said."""
 SESSION_PATH: Final = "/v1/session"
 TOKENS: Final = 17
+_TOKENS_BYTES: Final = 4 * TOKENS
+MAX_OPEN_BYTES: Final = MAX_MESSAGE_BYTES + 8 * MAX_TEXT + RESUME_STEPS * _TOKENS_BYTES + RESUME_FRAMES * FRAME_BYTES
 _MAX_TEXT: Final = 1_024  # characters
 _MAX_TOP_K: Final = 1_000_000
 _MAX_TOKEN: Final = 2**31 - 1
@@ -45,11 +58,29 @@ ErrorCode = Literal["no_free_slot", "protocol", "idle", "too_slow", "model"]
 
 
 @dataclass(frozen=True, slots=True)
+class Resume:
+    """A conversation as another worker left it.
+
+    Where it is greedy and goes on with the same audio it goes on with the same tokens (model_runtime/resume.py says how
+    exactly); where it draws, with other random numbers.
+    """
+
+    step: int
+    """The number of the next step: how many were done."""
+    tokens: bytes
+    """``Frame.tokens`` of the last ones, int32 little endian, at most ``RESUME_STEPS`` times 17."""
+    heard: bytes
+    """``Audio.pcm`` of the frames that the last of these heard, at most ``RESUME_FRAMES``; may be empty."""
+
+
+@dataclass(frozen=True, slots=True)
 class Open:
-    """Begin a conversation. The same seed, sampling and audio give the same conversation."""
+    """Begin a conversation. The same seed, sampling, prompt and audio give the same conversation."""
 
     seed: int
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    prompt: AgentPrompt = field(default_factory=AgentPrompt)
+    resume: Resume | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +90,13 @@ class Audio:
     pcm: bytes
     captured_at: float
     """The client's monotonic clock, s; comes back in the ``Frame`` of the step that heard it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Force:
+    """Let the model say ``text``, word for word, as soon as it is between two words."""
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +123,11 @@ class Frame:
     step: int
     """Counts the conversation's steps from 0."""
     tokens: tuple[int, ...]
-    """The step's 17 tokens, text first; empty for a model without tokens."""
+    """The step's 17 tokens, empty for a model without tokens: text and own codes that it drew, user codes it heard.
+
+    -2 where it heard nothing. All steps' tokens together are what ``Resume`` takes. Audio and text of this message were
+    drawn partly in the step before, for acoustic codes lag by one step.
+    """
     captured_at: float
     """From the ``Audio`` that this step heard."""
     wait_ms: float
@@ -106,7 +148,7 @@ class Drain:
     """The worker will go away: please move. It takes no new conversation."""
 
 
-ClientMessage = Open | Audio | Close
+ClientMessage = Open | Audio | Force | Close
 WorkerMessage = Ready | Frame | Error | Drain
 
 _Check = Callable[[Any], Any]
@@ -118,6 +160,8 @@ def encode(message: ClientMessage | WorkerMessage) -> bytes:
     fields_ = {name: getattr(message, name) for name in _NAMES[type(message)]}
     if isinstance(message, Open):
         fields_["sampling"] = asdict(message.sampling)
+        fields_["prompt"] = asdict(message.prompt)
+        fields_["resume"] = None if message.resume is None else asdict(message.resume)
     return msgpack.packb({"type": type(message).__name__.lower(), **fields_})
 
 
@@ -134,7 +178,7 @@ def decode_from_worker(data: bytes) -> WorkerMessage:
 
 
 def _decode(data: bytes, known: dict[str, tuple[type, dict[str, _Check]]]) -> Any:
-    if len(data) > MAX_MESSAGE_BYTES:
+    if len(data) > MAX_OPEN_BYTES or (len(data) > MAX_MESSAGE_BYTES and _OPEN_MARK not in data[:_MARK_WITHIN]):
         raise ProtocolError(f"a message of {len(data)} bytes; at most {MAX_MESSAGE_BYTES} are allowed")
     try:
         value = msgpack.unpackb(data, max_ext_len=0)
@@ -157,11 +201,13 @@ def _build(cls: type, checks: dict[str, _Check], value: dict[Any, Any]) -> Any:
         unknown = [key for key in value if key not in checks]
         if unknown:
             raise ValueError(f"{_brief(unknown[0])} is no field; there are: {', '.join(checks) or 'none'}")
-        raise ValueError(f"{next(key for key in checks if key not in value)} is missing")
+        missing = next((key for key in checks if key not in value and key not in _OPTIONAL), None)
+        if missing is not None:
+            raise ValueError(f"{missing} is missing")
     checked = []
     for name, check in checks.items():
         try:
-            checked.append(check(value[name]))
+            checked.append(check(value.get(name)))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     return cls(*checked)
@@ -209,6 +255,22 @@ def _pcm(*sizes: int) -> _Check:
     return check
 
 
+def _blocks(size: int, most: int) -> _Check:
+    def check(value: Any) -> bytes:
+        if not isinstance(value, bytes) or len(value) % size or len(value) > size * most:
+            got = f"{len(value)} bytes" if isinstance(value, bytes) else _brief(value)
+            raise ValueError(f"expected at most {most} times {size} bytes; got {got}")
+        return value
+
+    return check
+
+
+def _voice(value: Any) -> str:
+    if not isinstance(value, str) or not _VOICE.fullmatch(value):
+        raise ValueError(f"expected a name of letters, digits, '.', '-' and '_', or nothing; got {_brief(value)}")
+    return value
+
+
 def _tokens(value: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or len(value) not in (0, TOKENS):
         raise ValueError(f"expected none or {TOKENS} tokens; got {_brief(value)}")
@@ -230,6 +292,33 @@ def _sampling(value: Any) -> SamplingOptions:
     return sampling
 
 
+def _prompt(value: Any) -> AgentPrompt:
+    if value is None:
+        return AgentPrompt()
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a map; got {_brief(value)}")
+    prompt: AgentPrompt = _build(AgentPrompt, _PROMPT, value)
+    return prompt
+
+
+def _resume(value: Any) -> Resume | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a map; got {_brief(value)}")
+    resume: Resume = _build(Resume, _RESUME, value)
+    steps, frames = len(resume.tokens) // _TOKENS_BYTES, len(resume.heard) // FRAME_BYTES
+    if steps > resume.step or steps < min(resume.step, 2):
+        raise ValueError(f"tokens: expected those of at most {resume.step} steps, and of 2 at least; got {steps}")
+    if frames > resume.step:
+        raise ValueError(f"heard: expected at most {resume.step} frames; got {frames}")
+    return resume
+
+
+_VOICE: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
+_OPTIONAL: Final = ("prompt", "resume")
+_OPEN_MARK: Final = msgpack.packb({"type": "open"})[1:]
+_MARK_WITHIN: Final = 32  # bytes; ``type`` comes first
 _token: Final = _whole(_UNGENERATED, _MAX_TOKEN)
 _seconds: Final = _number(-1e12, 1e12)
 _milliseconds: Final = _number(0.0, 1e9)
@@ -243,9 +332,23 @@ _SAMPLING: Final[dict[str, _Check]] = {
     "text_temperature": _temperature,
     "text_top_k": _top_k,
 }
+_PROMPT: Final[dict[str, _Check]] = {
+    "instructions": _text(MAX_TEXT),
+    "voice": _voice,
+    "greeting": _text(MAX_TEXT),
+}
+_RESUME: Final[dict[str, _Check]] = {
+    "step": _whole(1, 2**53),
+    "tokens": _blocks(_TOKENS_BYTES, RESUME_STEPS),
+    "heard": _blocks(FRAME_BYTES, RESUME_FRAMES),
+}
 _FROM_CLIENT: Final[dict[str, tuple[type, dict[str, _Check]]]] = {
-    "open": (Open, {"seed": _whole(0, 2**63 - 1), "sampling": _sampling}),
+    "open": (
+        Open,
+        {"seed": _whole(0, 2**63 - 1), "sampling": _sampling, "prompt": _prompt, "resume": _resume},
+    ),
     "audio": (Audio, {"pcm": _pcm(FRAME_BYTES), "captured_at": _seconds}),
+    "force": (Force, {"text": _text(MAX_TEXT)}),
     "close": (Close, {}),
 }
 _FROM_WORKER: Final[dict[str, tuple[type, dict[str, _Check]]]] = {
@@ -266,5 +369,5 @@ _FROM_WORKER: Final[dict[str, tuple[type, dict[str, _Check]]]] = {
     "drain": (Drain, {}),
 }
 _NAMES: Final = {
-    cls: tuple(each.name for each in fields(cls)) for cls in (Open, Audio, Close, Ready, Frame, Error, Drain)
+    cls: tuple(each.name for each in fields(cls)) for cls in (Open, Audio, Force, Close, Ready, Frame, Error, Drain)
 }

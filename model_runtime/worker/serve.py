@@ -22,7 +22,7 @@ from model_runtime.engine.model import Model
 from model_runtime.errors import LocalModelError
 from model_runtime.worker.app import Worker, create_app
 from model_runtime.worker.models import load_model
-from model_runtime.worker.protocol import MAX_MESSAGE_BYTES
+from model_runtime.worker.protocol import MAX_OPEN_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ async def _serve(
         loop="none",
         http="h11",
         ws="websockets-sansio",
-        ws_max_size=MAX_MESSAGE_BYTES,
+        ws_max_size=MAX_OPEN_BYTES,
         ws_per_message_deflate=False,
         lifespan="off",
         log_config=None,

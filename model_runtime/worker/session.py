@@ -10,17 +10,21 @@ from typing import Final
 import numpy as np
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from config.audio import FRAME_SAMPLES
 from model_runtime.engine.engine import Engine
+from model_runtime.engine.model import AgentPrompt, Beginning, Past
 from model_runtime.engine.slot import Slot, SlotStep
-from model_runtime.errors import NoFreeSlot, ProtocolError
+from model_runtime.errors import ModelError, NoFreeSlot, ProtocolError
 from model_runtime.worker.dump import SessionDump
 from model_runtime.worker.outbox import Outbox
 from model_runtime.worker.protocol import (
+    TOKENS,
     Audio,
     ClientMessage,
     Drain,
     Error,
     ErrorCode,
+    Force,
     Frame,
     Open,
     Ready,
@@ -41,6 +45,7 @@ _CLOSE_CODE: Final[dict[ErrorCode, int]] = {  # RFC 6455 section 7.4.1 and its I
     "model": 1011,
     "no_free_slot": 1013,
 }
+_MAX_ERROR_TEXT: Final = 1_000  # characters
 _SERVICE_RESTART: Final = 1012
 _NORMAL: Final = 1000
 
@@ -68,6 +73,7 @@ class WorkerSession:
         self._dump_dir = dump_dir
         self._outbox = Outbox()
         self._dump: SessionDump | None = None
+        self._slot: Slot | None = None
         self._ended: asyncio.Future[Error | None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -79,7 +85,8 @@ class WorkerSession:
         """Converse until either side ends; the slot is free before the client learns of the end."""
         try:
             request = await self._wait_open()
-            slot = self._engine.open(request.sampling, request.seed, self)
+            beginning = _beginning(request)
+            slot = self._engine.open(request.sampling, request.seed, self, beginning=beginning, on_begun=self._on_begun)
         except ProtocolError as error:
             return await self._close(Error("protocol", str(error)))
         except TimeoutError:
@@ -121,14 +128,27 @@ class WorkerSession:
             self._end(Error("too_slow", "the client does not read what it is sent"))
 
     def on_failure(self, error: Exception) -> None:
-        """End the conversation: the model failed."""
-        self._end(Error("model", f"a step failed: {type(error).__name__}"))
+        """End the conversation: the model failed, or could not begin as it was asked to."""
+        match error:
+            case ProtocolError():
+                self._end(Error("protocol", str(error)))
+            case ModelError():
+                self._end(Error("model", str(error)[:_MAX_ERROR_TEXT]))
+            case _:
+                self._end(Error("model", f"a step failed: {type(error).__name__}"))
+
+    def _on_begun(self) -> None:
+        """Tell the client that audio may come."""
+        assert self._slot is not None
+        self._outbox.put(Ready(self._slot.row, self._engine.slots, self._model))
 
     async def _converse(self, slot: Slot, request: Open) -> Error | None:
         """Read and write until the conversation ends; return what went wrong, if anything did."""
         if self._dump_dir is not None:
             self._dump = SessionDump(self._dump_dir / f"{self._model}-{os.getpid()}-{slot.id:06d}.npz", request)
-        self._outbox.put(Ready(slot.row, self._engine.slots, self._model))
+        self._slot = slot
+        if slot.beginning is None:
+            self._on_begun()
         async with asyncio.TaskGroup() as tasks:
             reader = tasks.create_task(self._read(slot), name=f"read session {slot.id}")
             writer = tasks.create_task(self._write(), name=f"write session {slot.id}")
@@ -145,7 +165,10 @@ class WorkerSession:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._patience.audio_s) as silence:
-                while isinstance(message := await self._receive(), Audio):
+                while isinstance(message := await self._receive(), Audio | Force):
+                    if isinstance(message, Force):
+                        self._engine.force(slot, message.text)
+                        continue
                     self._engine.push(slot, np.frombuffer(message.pcm, np.int16), message.captured_at)
                     silence.reschedule(loop.time() + self._patience.audio_s)
             self._end(
@@ -199,3 +222,14 @@ class WorkerSession:
                 await self._websocket.close(code)
         except (WebSocketDisconnect, TimeoutError, RuntimeError):
             log.debug("session.client_gone")
+
+
+def _beginning(request: Open) -> Beginning | None:
+    """What an ``open`` asks for beyond a fresh slot, if it does."""
+    resume, past = request.resume, None
+    if resume is not None:
+        tokens = np.frombuffer(resume.tokens, "<i4").reshape(-1, TOKENS)
+        past = Past(resume.step, tokens, np.frombuffer(resume.heard, np.int16).reshape(-1, FRAME_SAMPLES))
+    if past is None and request.prompt == AgentPrompt():
+        return None
+    return Beginning(request.prompt, past)
