@@ -181,6 +181,9 @@ class Gateway:
         duration_s = time.monotonic() - started
         self._metrics.calls.labels(cause.result.value).inc()
         self._metrics.call_duration.observe(duration_s)
+        if call.stats is not None:
+            self._metrics.packets_lost.inc(call.stats.lost)
+            self._metrics.underruns.inc(call.stats.underruns)
         log.info(
             "call.ended",
             **{"result": cause.result.value, "reason": cause.reason, "sip_status": cause.sip_status},

@@ -44,6 +44,14 @@ class Metrics:
         self.frames_dropped = Counter(
             "denwa_frames_dropped", "The caller's frames that no model heard.", registry=self._registry
         )
+        self.packets_lost = Counter(
+            "denwa_rtp_packets_lost", "RTP packets of ended calls that never came.", registry=self._registry
+        )
+        self.underruns = Counter(
+            "denwa_playout_underruns",
+            "Times in ended calls that 20 ms of silence went out because no audio was there.",
+            registry=self._registry,
+        )
         self.model_lost = Counter(
             "denwa_model_sessions_lost", "Model sessions that broke in mid-call.", ["model"], registry=self._registry
         )
