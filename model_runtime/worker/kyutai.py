@@ -3,7 +3,8 @@
 One WebSocket per conversation, ``/api/chat``. Every message is binary and begins with its kind: the server sends
 HANDSHAKE once it is ready; both send AUDIO, the pages of one continuous Ogg/Opus stream (RFC 7845), 24 kHz, mono; the
 server sends TEXT, and an ERROR before it closes for one. Other kinds are ignored, as the protocol wants it
-(rust/protocol.md of kyutai-labs/moshi). The query string says how tokens are drawn.
+(rust/protocol.md of kyutai-labs/moshi). The query string says how tokens are drawn and, in PersonaPlex's words, who the
+model is to be; the handshake then comes when it is.
 """
 
 import asyncio
@@ -17,12 +18,12 @@ import numpy as np
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from model_runtime.engine.engine import Engine
-from model_runtime.engine.model import SamplingOptions
+from model_runtime.engine.model import AgentPrompt, Beginning, SamplingOptions
 from model_runtime.engine.slot import Slot, SlotStep
-from model_runtime.errors import NoFreeSlot, ProtocolError
+from model_runtime.errors import ModelError, NoFreeSlot, ProtocolError
 from model_runtime.worker.ogg_opus import OpusReader, OpusWriter
 from model_runtime.worker.outbox import Outbox
-from model_runtime.worker.protocol import Frame, Open
+from model_runtime.worker.protocol import Frame, Open, check_open
 from model_runtime.worker.session import Patience
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,9 @@ def read_query(query: Mapping[str, str]) -> Open:
     )
     seeds = [_whole(query, name, 2**64) for name in ("text_seed", "audio_seed", "seed") if query.get(name)]
     # Kyutai seeds text and audio apart; here a conversation has one generator.
-    return Open(sum(seeds) % _MAX_SEED if seeds else secrets.randbits(31), sampling)
+    seed = sum(seeds) % _MAX_SEED if seeds else secrets.randbits(31)
+    voice = query.get("voice_prompt", "").removesuffix(".pt").removesuffix(".wav")
+    return check_open(Open(seed, sampling, AgentPrompt(query.get("text_prompt", ""), voice)))
 
 
 def _temperature(query: Mapping[str, str], name: str, default: float) -> float:
@@ -100,6 +103,7 @@ class KyutaiSession:
         self._engine = engine
         self._patience = patience
         self._outbox = Outbox()
+        self._begun = asyncio.Event()
         self._ended: asyncio.Future[_End] = asyncio.get_running_loop().create_future()
 
     @property
@@ -110,8 +114,7 @@ class KyutaiSession:
     async def run(self) -> None:
         """Converse until either side ends; the slot is free before the client learns of the end."""
         try:
-            request = read_query(self._websocket.query_params)
-            slot = self._engine.open(request.sampling, request.seed, self)
+            slot = self._open(read_query(self._websocket.query_params))
         except ProtocolError as error:
             return await self._close(_End(_POLICY, str(error)))
         except NoFreeSlot as error:
@@ -136,8 +139,16 @@ class KyutaiSession:
             self._end(_End(_POLICY, "the client does not read what it is sent"))
 
     def on_failure(self, error: Exception) -> None:
-        """End the conversation: the model failed."""
-        self._end(_End(_SERVER_ERROR, f"a step failed: {type(error).__name__}"))
+        """End the conversation: the model failed, or cannot be who it is asked to be."""
+        why = str(error) if isinstance(error, ModelError) else f"a step failed: {type(error).__name__}"
+        self._end(_End(_SERVER_ERROR, why))
+
+    def _open(self, request: Open) -> Slot:
+        """Take a slot; raises ``NoFreeSlot``."""
+        beginning = None if request.prompt == AgentPrompt() else Beginning(request.prompt)
+        if beginning is None:
+            self._begun.set()
+        return self._engine.open(request.sampling, request.seed, self, beginning=beginning, on_begun=self._begun.set)
 
     async def _converse(self, slot: Slot) -> _End:
         async with asyncio.TaskGroup() as tasks:
@@ -178,6 +189,7 @@ class KyutaiSession:
         """Send the handshake and then what the outbox holds, in order."""
         opus = OpusWriter()
         try:
+            await self._begun.wait()
             await self._websocket.send_bytes(HANDSHAKE)
             while True:
                 frame = await self._outbox.get()

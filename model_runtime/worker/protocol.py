@@ -1,8 +1,8 @@
 """The worker protocol: msgpack messages on one WebSocket per conversation (DESIGN.md, section 3). No input or output.
 
-Client to worker: ``open`` (once, first), ``audio``, ``force``, ``close``. Worker to client: ``ready`` (once, first), ``frame``,
-``error`` (last), ``drain`` (please move). Each message is a map with its ``type`` and exactly the fields of the
-dataclass here, of which ``prompt`` and ``resume`` may be left out; ``decode`` lets nothing else through.
+Client to worker: ``open`` (once, first), ``audio``, ``force``, ``close``. Worker to client: ``ready`` (once, first),
+``frame``, ``error`` (last), ``drain`` (please move). Each message is a map with its ``type`` and exactly the fields of
+the dataclass here, of which ``prompt`` and ``resume`` may be left out; ``decode`` lets nothing else through.
 """
 
 import math
@@ -32,6 +32,7 @@ __all__ = [
     "Resume",
     "SamplingOptions",
     "WorkerMessage",
+    "check_open",
     "decode_from_client",
     "decode_from_worker",
     "encode",
@@ -163,6 +164,13 @@ def encode(message: ClientMessage | WorkerMessage) -> bytes:
         fields_["prompt"] = asdict(message.prompt)
         fields_["resume"] = None if message.resume is None else asdict(message.resume)
     return msgpack.packb({"type": type(message).__name__.lower(), **fields_})
+
+
+def check_open(request: Open) -> Open:
+    """The same, made elsewhere than by decoding, if it could have come over the wire; raises ``ProtocolError``."""
+    checked = decode_from_client(encode(request))
+    assert isinstance(checked, Open)
+    return checked
 
 
 def decode_from_client(data: bytes) -> ClientMessage:

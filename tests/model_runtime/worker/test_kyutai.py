@@ -14,7 +14,7 @@ from config.schema import ModelSettings
 from model_runtime.errors import ProtocolError
 from model_runtime.worker.client import open_session, probe
 from model_runtime.worker.kyutai import read_query
-from model_runtime.worker.protocol import Open, SamplingOptions
+from model_runtime.worker.protocol import AgentPrompt, Open, SamplingOptions
 from tests.model_runtime.worker.kyutai_client import FRAME, KyutaiClient, kyutai_client
 from tests.model_runtime.worker.process import Inbox, WorkerProcess, worker_process
 
@@ -138,6 +138,19 @@ async def test_moshi_speaks_and_writes() -> None:
     assert texts[0] == texts[1] != texts[2]  # a seed gives a conversation again
 
 
+async def test_the_handshake_comes_when_the_persona_is_there() -> None:
+    """A client with a prompt is told that all is ready once the model has taken it in, or why it cannot."""
+    settings = ModelSettings(kind="moshi", checkpoint="random:tiny", slots=1)
+    async with worker_process(settings) as worker:
+        async with kyutai_client(worker.url, "text_prompt=You+are+polite.&voice_prompt=") as client:
+            await converse(client, np.zeros(AT_ONCE, np.float32))
+            assert not client.errors
+        async with kyutai_client(worker.url, "voice_prompt=NATF2.pt", ready=False) as client:
+            await client.wait_closed()
+    assert "NATF2" in client.errors[0]
+    assert client.close_code == 1011
+
+
 async def test_a_bad_query_is_told(worker: WorkerProcess) -> None:
     """What cannot be is answered with its name, and takes no slot."""
     async with kyutai_client(worker.url, "audio_topk=many", ready=False) as client:
@@ -154,6 +167,16 @@ def test_a_query_names_the_sampling() -> None:
         "&email=a@b&max_steps=4500&pad_mult=0&repetition_penalty=1.0"
     )
     assert read_query(dict(parse_qsl(query))) == Open(7, SamplingOptions(0.0, 7, 0.5, 1_000_000))
+
+
+def test_a_query_names_the_persona() -> None:
+    """PersonaPlex's clients give the instructions and the file of a voice; here a voice is a name."""
+    query = "text_prompt=You+are+polite.&voice_prompt=NATF2.pt&text_seed=0"
+    assert read_query(dict(parse_qsl(query))) == Open(0, prompt=AgentPrompt("You are polite.", "NATF2"))
+    with pytest.raises(ProtocolError, match="voice"):
+        read_query({"voice_prompt": "../secret.pt"})
+    with pytest.raises(ProtocolError, match="instructions: expected at most 4000"):
+        read_query({"text_prompt": "x" * 5_000})
 
 
 def test_a_query_may_say_nothing() -> None:
