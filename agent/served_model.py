@@ -10,13 +10,15 @@ from pydantic import SecretStr
 
 from model_runtime.errors import ModelError, NoFreeSlot
 from model_runtime.worker.client import ModelSession, open_session, probe
-from model_runtime.worker.protocol import Frame, Open
+from model_runtime.worker.protocol import AgentPrompt, Frame, Open
 
 log = structlog.get_logger(__name__)
 
 _PROBE_EVERY_S: Final = 1.0
 _PROBE_EVERY_STARTING_S: Final = 0.1
 _OPEN_WITHIN_S: Final = 3.0
+_PREPARED_WITHIN_S: Final = 8.0
+"""With a prompt or a past to take in first."""
 
 
 class _Worker:
@@ -45,21 +47,38 @@ class Lease:
     def open(self, request: Open, on_frame: Callable[[Frame], None]) -> AbstractAsyncContextManager[ModelSession]:
         """Open a model session on the leased slot; enter the result. Raises ``NoFreeSlot``, ``ModelLost``."""
         assert self._worker is not None, "the lease was released"
-        url, token = self._worker.url, self._model.token
-        return open_session(url, request, on_frame=on_frame, timeout_s=_OPEN_WITHIN_S, token=token)
+        prepared = request.prompt != AgentPrompt() or request.resume is not None
+        return open_session(
+            self._worker.url,
+            request,
+            on_frame=on_frame,
+            timeout_s=_PREPARED_WITHIN_S if prepared else _OPEN_WITHIN_S,
+            token=self._model.token,
+        )
 
     def renew(self) -> None:
         """After a loss: move to the freest healthy worker, or stay where it is if there is none."""
-        if (better := self._model.freest()) is not None and self._worker is not None:
-            self._worker.leased -= 1
-            self._worker = better
-            better.leased += 1
+        if (better := self._model.freest()) is not None:
+            self._move(better)
+
+    def leave(self) -> bool:
+        """After a worker asked to move: move to another one, if any is healthy and has a free slot."""
+        better = self._model.freest(but=self._worker)
+        if better is not None:
+            self._move(better)
+        return better is not None
 
     def release(self) -> None:
         """Give the slot back; idempotent."""
         if self._worker is not None:
             self._worker.leased -= 1
             self._worker = None
+
+    def _move(self, worker: _Worker) -> None:
+        if self._worker is not None:
+            self._worker.leased -= 1
+            self._worker = worker
+            worker.leased += 1
 
 
 class ServedModel:
@@ -90,10 +109,10 @@ class ServedModel:
             raise NoFreeSlot(f"model {self.name}: no free slot")
         return Lease(self, worker)
 
-    def freest(self) -> _Worker | None:
-        """The healthy worker with the most free slots, if any has one."""
-        worker = max(self._workers, key=lambda each: each.free)
-        return worker if worker.free > 0 else None
+    def freest(self, but: _Worker | None = None) -> _Worker | None:
+        """The healthy worker with the most free slots, if any ``but`` that one has one."""
+        candidates = [each for each in self._workers if each is not but and each.free > 0]
+        return max(candidates, key=lambda each: each.free, default=None)
 
     async def watch(self) -> None:
         """Ask every worker for its health, again and again, until cancelled."""

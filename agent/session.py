@@ -7,15 +7,16 @@ from typing import Final
 import numpy as np
 import structlog
 
+from agent.history import History
 from agent.metrics import Metrics
 from agent.served_model import Lease
 from agent.transcript import Transcript
 from config.audio import FRAME_S
 from config.schema import AgentConfig
-from model_runtime.errors import ModelError, ModelLost, NoFreeSlot
+from model_runtime.errors import ModelError, ModelLost, NoFreeSlot, ProtocolError
 from model_runtime.worker.client import ModelSession
+from model_runtime.worker.protocol import AgentPrompt, Open, SamplingOptions
 from model_runtime.worker.protocol import Frame as ModelFrame
-from model_runtime.worker.protocol import Open, SamplingOptions
 from telephony.call import Call, Frame
 from telephony.end_cause import EndCause
 
@@ -31,6 +32,7 @@ class Session:
 
     A frame of the caller's audio goes from the line's callback straight into the model session's socket, and the
     model's frame from that socket's callback straight back to the line: no queue and no task lies between.
+    When the model's worker is lost, or asks to move, another one goes on where it was (agent/history.py).
     """
 
     def __init__(
@@ -43,6 +45,8 @@ class Session:
         self._metrics = metrics
         self._seed = seed
         self._conversation: ModelSession | None = None
+        self._history = History()
+        self._moving = False
         self._answered_at = 0.0
         self._confirmed = asyncio.Event()
 
@@ -68,10 +72,15 @@ class Session:
                     self._conversation = conversation
                     await self._answer()
                     await self._until_over(conversation)
-                    return
+                    if not self._moving:
+                        return
+                    self._moving = False
+                    continue
             except ModelError as error:
                 if not self._confirmed.is_set():
                     return self._refuse(error)
+                if isinstance(error, ProtocolError):  # another model than before, or a fault of ours: begin anew
+                    self._history.forget()
                 reopen_until = self._lost(error, reopen_until)
                 if time.monotonic() >= reopen_until:
                     self._call.hangup(EndCause.server_error("model lost"))
@@ -117,8 +126,11 @@ class Session:
 
     def _request(self) -> Open:
         sampling = self._agent.sampling
+        agent = self._agent
         return Open(
             seed=self._seed,
+            prompt=AgentPrompt(agent.instructions or "", agent.voice or "", agent.greeting or ""),
+            resume=self._history.resume(),
             sampling=SamplingOptions(
                 audio_temperature=sampling.audio_temperature,
                 audio_top_k=sampling.audio_top_k,
@@ -133,13 +145,26 @@ class Session:
             self._metrics.frames_dropped.inc()
             return
         self._conversation.send_audio(frame, captured_at)
+        self._history.sent(frame, captured_at)
         self._metrics.frame_send.observe(time.monotonic() - captured_at)
 
     def _on_model_frame(self, frame: ModelFrame) -> None:
         """Play what the model said, and write down its words."""
+        self._history.answered(frame)
         if frame.pcm:  # empty where it would have come too late
             self._call.play(np.frombuffer(frame.pcm, np.int16))
         self._metrics.frame_play.observe(time.monotonic() - frame.captured_at)
         self._metrics.frame_step.observe((frame.wait_ms + frame.step_ms) / 1000)
         if frame.text:
             self._transcript.add(frame.step * FRAME_S, "agent", frame.text)
+        if self._conversation is not None and self._conversation.draining:
+            self._move()
+
+    def _move(self) -> None:
+        """The worker has asked to move: go on with another one, as soon as there is one."""
+        assert self._conversation is not None
+        if self._lease.leave():
+            log.info("session.moved", step=self._history.steps)
+            self._moving = True
+            self._conversation.close()
+            self._conversation = None

@@ -134,6 +134,10 @@ class ModelSettings(_Section):
     """Conversations that one worker holds at a time."""
     threads: int = Field(1, ge=1, le=256)
     """CPU threads of a worker's torch."""
+    voices: Path | None = None
+    """The folder of voice samples: ``NAME.wav`` (24 kHz, 16 bit) or PersonaPlex's ``NAME.pt``."""
+    pin_prompt: int = Field(0, ge=0, le=1_000)
+    """So many first steps (80 ms each) of an agent's prompt stay in the model's sight in calls of any length."""
     workers: list[WorkerUrl] = []
     """``ws://host:port`` of running workers; empty: the gateway starts one itself."""
     token: Token | None = None
@@ -174,6 +178,12 @@ class AgentConfig(_Section):
     """How long the caller hears ringing before the answer."""
     max_duration_s: float | None = Field(None, gt=0)
     """The agent hangs up after this; default: never."""
+    instructions: str | None = Field(None, max_length=4_000)
+    """Who the agent is and what it knows, for models that were trained to be told (PersonaPlex); others ignore it."""
+    voice: Name | None = None
+    """The voice it speaks with: the name of a file in the model's ``voices``, without its ending."""
+    greeting: str | None = Field(None, max_length=4_000)
+    """What it says first, word for word."""
     sampling: SamplingSettings = SamplingSettings()
     """How the model draws its tokens."""
 

@@ -41,7 +41,7 @@ def normalise(samples: NDArray[np.float32], lufs: float, rate: int = SAMPLE_RATE
 
 
 def read_wav(path: Path) -> NDArray[np.float32]:
-    """Samples ``[n]``, -1 .. 1, of a 16-bit WAV file of 24 kHz, the mean of its channels; raises ``CheckpointError``."""
+    """The mean of the channels ``[n]``, -1 .. 1, of a 16-bit WAV file of 24 kHz; raises ``CheckpointError``."""
     try:
         with wave.open(str(path), "rb") as file:
             kind = (file.getframerate(), file.getsampwidth())

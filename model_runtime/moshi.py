@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model_runtime.layout import lay_out
 from model_runtime.lm.delays import NOT_FORCED, UNGENERATED, TokenGrid
 from model_runtime.lm.language_model import LanguageModel
 from model_runtime.mimi.codec import Mimi
@@ -50,13 +51,15 @@ class Moshi:
         device = lm.text_emb.weight.device
         self.mimi = mimi.eval().requires_grad_(False)
         self.lm = lm.eval().requires_grad_(False)
+        lay_out(self.mimi)
+        lay_out(self.lm)
         self.slots = slots
         self.device = device
         self.grid = TokenGrid(config, device)
         self.encoder_state = mimi.new_encoder_state(slots)
         self.decoder_state = mimi.new_decoder_state(slots)
-        self.pins = pins
-        self.lm_state = lm.new_state(slots, pins=pins)
+        self.pins = min(pins, config.context // 2)
+        self.lm_state = lm.new_state(slots, pins=self.pins)
         self.grid_state = self.grid.new_state(slots)
         self.sampler = SlotSampler(slots, config.text_card, config.card, config.dep_q, device)
 

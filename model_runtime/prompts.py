@@ -1,8 +1,9 @@
 """What a model is told before a conversation: steps in which every stream is given. Runs on the engine thread.
 
 The sequence is PersonaPlex's: a sample of the voice it is to speak with, silence, the instructions through the text
-stream, silence; the user's side is a sine tone throughout (code of NVIDIA/personaplex, MIT). Frame 0 is lost, as in every
-conversation. The last frame is not part of the prompt but of the first step that follows it, in which nothing is heard.
+stream, silence; the user's side is a sine tone throughout (code of NVIDIA/personaplex, MIT). Frame 0 is lost, as in
+every conversation. The last frame is not part of the prompt but of the first step that follows it, in which nothing is
+heard.
 """
 
 from dataclasses import dataclass

@@ -1,18 +1,18 @@
 """Beginning a conversation in its midst: after a prompt, after a history, or after both. Runs on the engine thread.
 
-All that a slot remembers follows from the rows of its steps (lm/delays.py), so it is taken in instead of lived through:
-the temporal transformer sees them in a few parallel passes, the codec the last ten seconds. The work comes in pieces, so
-that the steps of other slots lie between. What equals the uninterrupted conversation, up to rounding:
+All that a slot remembers follows from the rows of its steps (lm/delays.py), so it is taken in instead of lived
+through: the temporal transformer sees them in a few parallel passes, the codec the last ten seconds. The work comes in
+pieces, so that the steps of other slots lie between. What equals the uninterrupted conversation, up to rounding:
 
-- the temporal transformer and the token grid, if the history is whole, or reaches back ``layers * (context - 1)`` steps,
-  which is as far as the newest step depends on anything;
-- the codec, if the conversation is not longer than ten seconds; else its first convolutions and its first layer. Without
-  the caller's audio the encoder hears what his codes decode to, which is near, not equal.
+- the temporal transformer and the token grid, if the history is whole, or reaches back ``layers * (context - 1)``
+  steps, which is as far as the newest step depends on anything;
+- the codec, if the conversation is not longer than ten seconds; else its convolutions and the first layer of its
+  transformers. Without the caller's audio the encoder hears what his codes decode to, which is near, not equal.
 
 The random numbers are others: a resumed conversation draws with a fresh seed, and is the same only where it is greedy.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -58,13 +58,12 @@ class PreparedPrompt:
 
 
 @torch.inference_mode()
-def prepare_prompt(moshi: "Moshi", prompt: "Prompt") -> Iterator[PreparedPrompt | None]:
-    """Compute a prompt's state, a piece of work per item; the last item is it."""
+def prepare_prompt(moshi: "Moshi", prompt: "Prompt") -> Generator[None, None, PreparedPrompt]:
+    """Compute a prompt's state, a piece of work per item, and return it."""
     state = moshi.lm.new_state(1, ring=len(prompt.rows))
     inputs = _inputs(moshi, prompt.rows, 0, prompt.embeddings)
-    for _ in _prefill(moshi, state, 0, inputs, 0):
-        yield None
-    yield PreparedPrompt(prompt, state)
+    yield from _prefill(moshi, state, 0, inputs, 0)
+    return PreparedPrompt(prompt, state)
 
 
 @torch.inference_mode()
@@ -104,9 +103,8 @@ def begin(
         if not whole:
             moshi.lm.transformer.start_at(moshi.lm_state.transformer, slot, position)
         yield from _prefill(moshi, moshi.lm_state, slot, inputs, position)
-        yield from _restore_codec(
-            moshi, slot, rows, history, emitted=history.steps - (1 if before else moshi.grid.max_delay)
-        )
+        silent = 1 if before else moshi.grid.max_delay  # steps that gave no audio
+        yield from _restore_codec(moshi, slot, rows, history, history.steps - silent)
     moshi.grid.restore(moshi.grid_state, slot, rows.to(moshi.device), steps)
 
 

@@ -1,8 +1,8 @@
 """When to say which piece of a text: the inner monologue of a sentence that is put into Moshi's mouth. Pure.
 
-The model was trained on text that stands where it is spoken: a word's pieces in consecutive steps from its start on, PAD
-until the next word, and EPAD in the last step before that (arXiv 2410.00037, section 3.4.4). So a plan gives each word the
-time that it takes to say at about 160 words a minute, and pauses after punctuation.
+The model was trained on text that stands where it is spoken: a word's pieces in consecutive steps from its start on,
+PAD until the next word, and EPAD in the last step before that (arXiv 2410.00037, section 3.4.4). So a plan gives each
+word the time that it takes to say at about 160 words a minute, and pauses after punctuation.
 """
 
 from collections import deque

@@ -113,8 +113,8 @@ class Engine:
     ) -> Slot:
         """Give ``tenant`` a slot, fresh for a new conversation; raises ``NoFreeSlot`` with the reason.
 
-        With a ``beginning`` the slot is stepped once that is done, and ``on_begun`` is called on the event loop then. What
-        is wrong with it comes as the tenant's failure.
+        With a ``beginning`` the slot is stepped once that is done, and ``on_begun`` is called on the event loop then.
+        What is wrong with it comes as the tenant's failure.
         """
         if self._closing:
             raise NoFreeSlot("the engine has stopped")

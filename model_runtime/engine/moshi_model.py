@@ -2,7 +2,7 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -62,10 +62,7 @@ class MoshiModel:
         self._forget(slot)
         asked, past = beginning.prompt, beginning.past
         history = None if past is None else self._history(past)
-        prompt = None
-        if asked.instructions or asked.voice:
-            for prompt in self._prepared(asked):
-                yield
+        prompt = (yield from self._prepared(asked)) if asked.instructions or asked.voice else None
         steps = 0 if history is None else history.steps
         yield from begin(self._moshi, slot, _sampling(sampling), (seed + steps) % 2**63, prompt=prompt, history=history)
         if prompt is not None and not steps:
@@ -114,22 +111,20 @@ class MoshiModel:
         self._next_rows.pop(slot, None)
         self._last_text[slot] = UNGENERATED
 
-    def _prepared(self, asked: AgentPrompt) -> Iterator[PreparedPrompt | None]:
-        """The prompt's cache, from before or computed now; the last item is it."""
+    def _prepared(self, asked: AgentPrompt) -> Generator[None, None, PreparedPrompt]:
+        """The prompt's cache, from before or computed now, a piece of work per item."""
         key = (asked.instructions, asked.voice)
         if (known := self._prompts.get(key)) is None:
             voice = self._persona.read_voice(self._voice_file(asked.voice)) if asked.voice else None
-            yield None
+            yield
             built = self._persona.build(asked.instructions, voice)
-            for known in prepare_prompt(self._moshi, built):
-                yield None
-            assert known is not None
+            known = yield from prepare_prompt(self._moshi, built)
             log.info("model.prompt_cached steps=%d bytes=%d", len(built.rows), known.memory)
             self._prompts[key] = known
             if len(self._prompts) > _PROMPTS_KEPT:
                 self._prompts.popitem(last=False)
         self._prompts.move_to_end(key)
-        yield known
+        return known
 
     def _voice_file(self, name: str) -> Path:
         folder = self._voices

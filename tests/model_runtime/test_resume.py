@@ -11,7 +11,7 @@ from model_runtime.lm.language_model import LanguageModel, LanguageModelState
 from model_runtime.mimi.codec import Mimi
 from model_runtime.moshi import Moshi, MoshiStep
 from model_runtime.prompts import Prompt, from_frames
-from model_runtime.resume import History, begin, prepare_prompt
+from model_runtime.resume import History, PreparedPrompt, begin, prepare_prompt
 from model_runtime.sampling import GREEDY, Sampling
 from model_runtime.state import first_rows, slot_tensors
 
@@ -124,6 +124,17 @@ def forced_talk(moshi: Moshi, slot: int, given: Tensor) -> MoshiStep:
     return step
 
 
+def prepared_prompt(moshi: Moshi, prompt: Prompt) -> PreparedPrompt:
+    """The prompt's cache."""
+    pieces = prepare_prompt(moshi, prompt)
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as done:
+            prepared: PreparedPrompt = done.value
+            return prepared
+
+
 @pytest.fixture
 def prompt(moshi: Moshi) -> Prompt:
     """Twenty frames, longer than the small model's context."""
@@ -140,8 +151,7 @@ def test_prompt_cache_copied_equals_prompt_stepped(moshi: Moshi, prompt: Prompt)
     assert not first.ready.any(), "a step without a caller gives no audio"
     stepped = talk(moshi, 0, audio)
 
-    *_, prepared = prepare_prompt(moshi, prompt)
-    assert prepared is not None
+    prepared = prepared_prompt(moshi, prompt)
     for _ in range(2):  # the cache is still good after its first use
         talk(moshi, 1, frames(5, seed=4))
         for _ in begin(moshi, 1, GREEDY, 0, prompt=prepared):
@@ -156,7 +166,7 @@ def test_prompt_cache_copied_equals_prompt_stepped(moshi: Moshi, prompt: Prompt)
 def test_resumed_after_a_prompt(moshi: Moshi, prompt: Prompt) -> None:
     """A conversation that began with a prompt is resumed from the prompt and its own steps."""
     audio, done = frames(60), 30
-    *_, prepared = prepare_prompt(moshi, prompt)
+    prepared = prepared_prompt(moshi, prompt)
     for _ in begin(moshi, 0, GREEDY, 0, prompt=prepared):
         pass
     steps = [forced_talk(moshi, 0, prompt.next_row[None])]
@@ -178,8 +188,7 @@ def test_pinned_prompt_stays_in_sight(small_mimi: Mimi, small_lm: LanguageModel,
     for pins in (0, 8):
         for each in (prompt, other):
             moshi = Moshi(small_mimi, small_lm, 1, pins=pins)
-            *_, prepared = prepare_prompt(moshi, each)
-            for _ in begin(moshi, 0, GREEDY, 0, prompt=prepared):
+            for _ in begin(moshi, 0, GREEDY, 0, prompt=prepared_prompt(moshi, each)):
                 pass
             added = go_on(small_lm, moshi.grid, moshi.lm_state, moshi.grid_state, user)
             said.setdefault(pins, []).append(added)

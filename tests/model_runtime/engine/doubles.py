@@ -2,11 +2,12 @@
 
 import asyncio
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model_runtime.engine.model import Samples, SamplingOptions, StepOutput
+from model_runtime.engine.model import Beginning, Samples, SamplingOptions, StepOutput
 from model_runtime.engine.slot import SlotStep
 
 BOUND_S = 5.0
@@ -20,9 +21,12 @@ class ScriptedModel:
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
-        self.masks: list[tuple[bool, ...]] = []
+        self.masks: list[tuple[object, ...]] = []
         self.resets: list[int] = []
+        self.forced: list[tuple[int, str]] = []
         self.failures = 0
+        self.pieces = 0
+        self.fault: Exception | None = None
         self.go_on = threading.Event()
         self.go_on.set()
         self._entered = threading.Semaphore(0)
@@ -38,6 +42,19 @@ class ScriptedModel:
     def reset(self, slot: int, sampling: SamplingOptions, seed: int) -> None:
         """Note the reset."""
         self.resets.append(slot)
+
+    def begin(self, slot: int, sampling: SamplingOptions, seed: int, beginning: Beginning) -> Iterator[None]:
+        """Begin in ``pieces`` pieces, each of which is noted; the last one may raise ``fault``."""
+        self.resets.append(slot)
+        for piece in range(self.pieces):
+            self.masks.append(("piece", slot, piece))
+            yield
+        if self.fault is not None:
+            raise self.fault
+
+    def force(self, slot: int, text: str) -> None:
+        """Note the text."""
+        self.forced.append((slot, text))
 
     def step(self, audio: Samples, mask: NDArray[np.bool_]) -> StepOutput:
         """Echo, with the first sample as text."""

@@ -3,13 +3,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 
 from model_runtime.engine.echo import EchoModel
 from model_runtime.engine.engine import Engine
-from model_runtime.engine.model import Model, SamplingOptions
+from model_runtime.engine.model import AgentPrompt, Beginning, Model, Past, SamplingOptions
 from model_runtime.engine.step_times import StepTimes
-from model_runtime.errors import NoFreeSlot
+from model_runtime.errors import NoFreeSlot, ProtocolError
 from tests.model_runtime.engine.doubles import BOUND_S, NotingTenant, ScriptedModel, frame
 
 SAMPLING = SamplingOptions()
@@ -218,3 +219,77 @@ async def test_a_step_that_does_not_end_takes_no_newcomers() -> None:
         model.go_on.set()
         await tenant.wait_told(1)
         engine.open(SAMPLING, 1, NotingTenant())
+
+
+async def test_a_beginning_comes_in_pieces_between_steps() -> None:
+    """A slot that begins with a past is stepped, and told so, after its last piece; others are stepped in between."""
+    model = ScriptedModel(2)
+    model.pieces = 4
+    async with running(model) as engine:
+        talking, beginning = NotingTenant(), NotingTenant()
+        slot = engine.open(SAMPLING, 1, talking)
+        model.hold()
+        engine.push(slot, frame(1), 0)
+        await model.wait_step_begun()
+        begun = asyncio.Event()
+        past = Beginning(past=Past(70, np.zeros((2, 17), np.int32), np.zeros((0, 1920), np.int16)))
+        other = engine.open(SAMPLING, 1, beginning, beginning=past, on_begun=begun.set)
+        engine.push(other, frame(5), 0)
+        engine.push(slot, frame(2), 0)
+        model.go_on.set()
+        await talking.wait_told(2)
+        await beginning.wait_told(1)
+        assert begun.is_set()
+        pieces = [mask for mask in model.masks if mask[0] == "piece"]
+        assert pieces == [("piece", 1, n) for n in range(4)]
+        assert model.masks.index((True, False), 1) < model.masks.index(pieces[1]), "the other one did not wait"
+        assert model.masks[-1] == (False, True)
+        assert [(step.number, step.audio[0]) for step in beginning.steps] == [(70, 5)], "steps are counted on"
+
+
+async def test_a_beginning_that_cannot_be_is_its_tenants_own_affair() -> None:
+    """Its tenant is told and put out, the others go on, and the slot is free."""
+    model = ScriptedModel(2)
+    model.fault = ProtocolError("no past of this model's")
+    async with running(model) as engine:
+        talking, beginning = NotingTenant(), NotingTenant()
+        slot = engine.open(SAMPLING, 1, talking)
+        engine.open(SAMPLING, 1, beginning, beginning=Beginning(AgentPrompt("Be kind.")))
+        await beginning.wait_told(1)
+        assert beginning.failures == [model.fault]
+        assert engine.free == 1
+        engine.push(slot, frame(1), 0)
+        await talking.wait_told(1)
+        assert talking.failures == []
+
+
+async def test_a_slot_released_in_its_beginning_is_the_next_tenants() -> None:
+    """What is left of a beginning is dropped with its slot."""
+    model = ScriptedModel(1)
+    model.pieces = 3
+    async with running(model) as engine:
+        before, after = NotingTenant(), NotingTenant()
+        told = asyncio.Event()
+        slot = engine.open(SAMPLING, 1, before, beginning=Beginning(AgentPrompt("Be kind.")), on_begun=told.set)
+        engine.release(slot)
+        engine.push(engine.open(SAMPLING, 1, after), frame(3), 0)
+        await after.wait_told(1)
+        assert [step.number for step in after.steps] == [0]
+        assert not told.is_set()
+        assert before.steps == before.failures == []
+
+
+async def test_texts_reach_the_model_before_the_next_step() -> None:
+    """What a tenant wants said is handed to the model in order, on its own slot, and not without end."""
+    model = ScriptedModel(2)
+    async with running(model) as engine:
+        tenant = NotingTenant()
+        engine.open(SAMPLING, 1, NotingTenant())
+        slot = engine.open(SAMPLING, 1, tenant)
+        for n in range(16):
+            engine.force(slot, str(n))
+        with pytest.raises(ProtocolError, match="16 texts wait"):
+            engine.force(slot, "one more")
+        engine.push(slot, frame(1), 0)
+        await tenant.wait_told(1)
+        assert model.forced == [(1, str(n)) for n in range(16)]

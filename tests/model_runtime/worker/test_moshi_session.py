@@ -44,7 +44,7 @@ def offline(seed: int, audio: Samples) -> tuple[list[tuple[int, ...]], Samples, 
     for frame in audio:
         heard = torch.from_numpy(frame.astype(np.float32) / 32768).view(1, 1, 1920)
         step = moshi.step(heard, torch.ones(1, dtype=torch.bool))
-        tokens.append(tuple(step.tokens[0].tolist()))
+        tokens.append(tuple(step.row[0].tolist()))
         said.append((step.audio[0, 0].numpy() * 32768).round().clip(-32768, 32767).astype(np.int16))
         if step.ready[0]:
             text += tokenizer.piece(int(step.tokens[0, 0]))

@@ -5,14 +5,17 @@ from hypothesis import strategies as st
 
 from model_runtime.errors import ProtocolError
 from model_runtime.worker.protocol import (
+    AgentPrompt,
     Audio,
     ClientMessage,
     Close,
     Drain,
     Error,
+    Force,
     Frame,
     Open,
     Ready,
+    Resume,
     SamplingOptions,
     WorkerMessage,
     decode_from_client,
@@ -21,11 +24,22 @@ from model_runtime.worker.protocol import (
 )
 
 PCM = bytes(range(256)) * 15
+RESUMING = Open(
+    1, prompt=AgentPrompt("Be kind.", "NATF0", "Hello."), resume=Resume(5_000, bytes(3_000 * 68), bytes(125 * 3_840))
+)
 FRAME = Frame(PCM, " hi", 7, tuple(range(-2, 15)), 12.5, 0.25, 14.0)
 
 
 @pytest.mark.parametrize(
-    "message", [Open(2**63 - 1, SamplingOptions(0.0, 1, 2.5, 32_000)), Open(0), Audio(PCM, -1.5), Close()]
+    "message",
+    [
+        Open(2**63 - 1, SamplingOptions(0.0, 1, 2.5, 32_000)),
+        Open(0),
+        RESUMING,
+        Audio(PCM, -1.5),
+        Force("Grüß Gott."),
+        Close(),
+    ],
 )
 def test_what_a_client_sends_arrives(message: ClientMessage) -> None:
     """A client's message decodes to itself."""
@@ -50,9 +64,18 @@ GOOD_OPEN = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"type": "force"}, "type: expected one of open, audio, close; got 'force'"),
+        ({"type": "say"}, "type: expected one of open, audio, force, close; got 'say'"),
         ({"type": ["open"]}, "type: expected"),
-        ({"resume": []}, "open: 'resume' is no field; there are: seed, sampling"),
+        ({"past": []}, "open: 'past' is no field; there are: seed, sampling, prompt, resume"),
+        ({"resume": []}, "open: resume: expected a map"),
+        ({"resume": {"step": 3, "tokens": bytes(68), "heard": b""}}, "resume: tokens: expected those of at most 3"),
+        ({"resume": {"step": 3, "tokens": bytes(4 * 68), "heard": b""}}, "resume: tokens: expected those of at most 3"),
+        ({"resume": {"step": 9, "tokens": bytes(69), "heard": b""}}, "tokens: expected at most 3000 times 68 bytes"),
+        ({"resume": {"step": 0, "tokens": b"", "heard": b""}}, "step: expected a whole number from 1"),
+        ({"resume": {"step": 2, "tokens": bytes(136), "heard": bytes(3 * 3840)}}, "heard: expected at most 2 frames"),
+        ({"prompt": {"instructions": "", "voice": "../etc", "greeting": ""}}, "prompt: voice: expected a name"),
+        ({"prompt": {"instructions": "", "voice": "", "greeting": "x" * 4001}}, "greeting: expected at most 4000"),
+        ({"prompt": {"instructions": ""}}, "prompt: voice is missing"),
         ({"seed": -1}, "open: seed: expected a whole number from 0 to"),
         ({"seed": True}, "open: seed: expected a whole number"),
         ({"sampling": None}, "open: sampling: expected a map"),
@@ -98,9 +121,12 @@ def test_the_ends_do_not_mix() -> None:
 
 
 def test_a_message_has_a_greatest_size() -> None:
-    """What is too long is refused before it is unpacked."""
+    """What is too long is refused before it is unpacked; only an ``open`` may bring more."""
+    for data in (bytes(20_000), encode(Audio(PCM * 5, 0.0)), encode(Force("x" * 20_000))):
+        with pytest.raises(ProtocolError, match="at most 16384"):
+            decode_from_client(data)
     with pytest.raises(ProtocolError, match="at most 16384"):
-        decode_from_client(bytes(20_000))
+        decode_from_client(encode(RESUMING) + bytes(100_000))
 
 
 VALUE = st.recursive(
@@ -111,6 +137,8 @@ VALUE = st.recursive(
 FIELDS = [
     "seed",
     "sampling",
+    "prompt",
+    "resume",
     "pcm",
     "captured_at",
     "slot",
