@@ -1,8 +1,7 @@
-"""Kyutai's protocol: real clients of a real worker process, and what a query may say."""
+"""Kyutai's protocol: real clients of a real worker process."""
 
 import asyncio
 from collections.abc import AsyncIterator
-from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
@@ -11,10 +10,8 @@ import sphn
 from numpy.typing import NDArray
 
 from config.schema import ModelSettings
-from model_runtime.errors import ProtocolError
 from model_runtime.worker.client import open_session, probe
-from model_runtime.worker.kyutai import read_query
-from model_runtime.worker.protocol import AgentPrompt, Open, SamplingOptions
+from model_runtime.worker.protocol import Open
 from tests.model_runtime.worker.kyutai_client import FRAME, KyutaiClient, kyutai_client
 from tests.model_runtime.worker.process import Inbox, WorkerProcess, worker_process
 
@@ -158,46 +155,3 @@ async def test_a_bad_query_is_told(worker: WorkerProcess) -> None:
     assert client.errors == ["audio_topk: expected a whole number from 0 to 1000000"]
     assert client.close_code == 1008
     assert (await probe(worker.url)).free == 2
-
-
-def test_a_query_names_the_sampling() -> None:
-    """The names are those of Kyutai's backend; unknown ones are ignored, and a top-k of 0 is no limit."""
-    query = (
-        "text_temperature=0.5&text_topk=0&audio_temperature=0&audio_topk=7&text_seed=3&audio_seed=4"
-        "&email=a@b&max_steps=4500&pad_mult=0&repetition_penalty=1.0"
-    )
-    assert read_query(dict(parse_qsl(query))) == Open(7, SamplingOptions(0.0, 7, 0.5, 1_000_000))
-
-
-def test_a_query_names_the_persona() -> None:
-    """PersonaPlex's clients give the instructions and the file of a voice; here a voice is a name."""
-    query = "text_prompt=You+are+polite.&voice_prompt=NATF2.pt&text_seed=0"
-    assert read_query(dict(parse_qsl(query))) == Open(0, prompt=AgentPrompt("You are polite.", "NATF2"))
-    with pytest.raises(ProtocolError, match="voice"):
-        read_query({"voice_prompt": "../secret.pt"})
-    with pytest.raises(ProtocolError, match="instructions: expected at most 4000"):
-        read_query({"text_prompt": "x" * 5_000})
-
-
-def test_a_query_may_say_nothing() -> None:
-    """Without a word the sampling is Denwa's own, and the seed is new each time."""
-    one, other = read_query({}), read_query({"text_seed": "", "audio_topk": ""})
-    assert one.sampling == other.sampling == SamplingOptions()
-    assert one.seed != other.seed
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("text_temperature", "nan"),
-        ("text_temperature", "-1"),
-        ("audio_temperature", "hot"),
-        ("audio_topk", "-3"),
-        ("audio_topk", "1" * 5000),
-        ("text_seed", "0x1"),
-    ],
-)
-def test_a_query_must_make_sense(name: str, value: str) -> None:
-    """A value that cannot be is refused with its name."""
-    with pytest.raises(ProtocolError, match=f"^{name}: expected"):
-        read_query({name: value})
