@@ -7,8 +7,8 @@ small graphs. Whatever is not of the device (noise, seeds, resets) happens outsi
 Warm-up and capture step nobody: with an empty mask a step leaves all state as it is (see ``model_runtime.state``).
 """
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -16,28 +16,40 @@ from torch import Tensor
 from model_runtime.lm.delays import NOT_FORCED, UNGENERATED
 from model_runtime.moshi import Moshi, MoshiStep
 
+Pool = Any
+"""Memory that graphs share: an opaque handle of torch, whose type differs between its versions."""
 SIZES: Final = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
 _WARM_UPS: Final = 2
 """Libraries choose algorithms and allocate workspaces in the first steps, which a capture cannot record."""
 
 
+def capture(work: Callable[[], object], device: torch.device, pool: Pool | None = None) -> torch.cuda.CUDAGraph:
+    """A graph of what ``work`` does on the device, where all it reads and writes must stay in place."""
+    aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    aside.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(aside):
+        for _ in range(_WARM_UPS):
+            work()
+    torch.cuda.current_stream(device).wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        work()
+    return graph
+
+
 class _Graph:
     """The captured step of the first rows, and the buffers it reads and writes."""
 
-    def __init__(self, moshi: Moshi, output: MoshiStep, pool: tuple[int, int]) -> None:
+    def __init__(self, moshi: Moshi, output: MoshiStep, pool: Pool | None) -> None:
         rows, device = moshi.slots, moshi.device
         self._audio = torch.zeros(rows, 1, moshi.mimi.frame_samples, device=device)
         self._active = torch.zeros(rows, device=device, dtype=torch.bool)
         self._forced = torch.full((rows, moshi.lm.config.streams), NOT_FORCED, device=device)
-        self._graph = torch.cuda.CUDAGraph()
-        aside = torch.cuda.Stream(device)
-        aside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(aside):
-            for _ in range(_WARM_UPS):
-                moshi.advance(self._audio, self._active, self._forced)
-        torch.cuda.current_stream(device).wait_stream(aside)
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+
+        def step() -> None:
             put(output, moshi.advance(self._audio, self._active, self._forced))
+
+        self._graph = capture(step, device, pool)
 
     def replay(self, audio: Tensor, mask: Tensor, forced: Tensor | None) -> None:
         """Step; the result is in the output that the graph was captured with."""
@@ -62,7 +74,7 @@ class StepGraphs:
         self._graphs: dict[tuple[int, tuple[int, int]], _Graph] = {}
         self._output = silence(moshi)
         self._graphed = moshi.device.type == "cuda"
-        self._pool = torch.cuda.graph_pool_handle() if self._graphed else (0, 0)
+        self._pool: Pool | None = torch.cuda.graph_pool_handle() if self._graphed else None
 
     @torch.inference_mode()
     def capture(self) -> None:

@@ -72,3 +72,22 @@ class Int8Linear(nn.Module):
         if self.weight_scb.dtype != torch.float32:
             self.weight_scb = exact.to(self.weight_scb.device)
         return self
+
+
+@torch.no_grad()
+def quantize_(module: nn.Module) -> None:
+    """Turn every linear layer and attention projection of ``module`` into int8, one after the other, in place.
+
+    Embeddings and norms stay as they are, as in the published q8 files.
+    """
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.Linear):
+            setattr(module, name, Int8Linear.of(child))
+        else:
+            quantize_(child)
+    projection = getattr(module, "in_proj_weight", None)
+    if isinstance(projection, nn.Parameter):
+        del module.in_proj_weight
+        narrow, scb = quantize_rows(projection)
+        module.register_buffer("in_proj_weight", narrow)
+        module.register_buffer("in_proj_weight_scb", scb)
