@@ -10,7 +10,8 @@ WORKDIR /src
 RUN python3 -m venv /opt/denwa
 # Dependencies first: they change seldom, and torch is large.
 COPY pyproject.toml ./
-RUN /opt/denwa/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
+RUN /opt/denwa/bin/python -c "import tomllib; it = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+        print(*it['dependencies'], *it['optional-dependencies']['kyutai'], sep='\n')" > requirements.txt \
     && /opt/denwa/bin/pip install --no-cache-dir --requirement requirements.txt
 COPY README.md LICENSE ./
 COPY config ./config

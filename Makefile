@@ -79,7 +79,7 @@ $(VENV)/.run: pyproject.toml | $(BIN)/python
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(PIP) install --editable '.[test]'
-	$(PIP) install --no-deps '$(ORACLE)'
+	$(PIP) install --no-deps '$(ORACLE)' || [ -z "$${CI:-}" ]  # the golden files stand in for it
 	touch $(VENV)/.run $@
 
 clean:

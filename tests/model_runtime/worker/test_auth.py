@@ -12,8 +12,8 @@ from websockets.exceptions import InvalidStatus
 from agent.served_model import ServedModel
 from config.schema import ModelSettings
 from model_runtime.engine.engine import Engine
-from model_runtime.errors import ProtocolError
-from model_runtime.worker import app
+from model_runtime.errors import LocalModelError, ProtocolError
+from model_runtime.worker import app, serve
 from model_runtime.worker.app import Worker
 from model_runtime.worker.auth import is_authorized
 from model_runtime.worker.client import open_session, probe
@@ -97,6 +97,17 @@ async def test_the_token_is_never_shown(capfd: pytest.CaptureFixture[str]) -> No
         pass
     out, err = capfd.readouterr()
     assert TOKEN not in out + err
+
+
+@pytest.mark.parametrize(("host", "loopback"), [("127.0.0.1", True), ("::1", True), ("0.0.0.0", False)])
+def test_a_worker_knows_whether_others_reach_it(host: str, loopback: bool) -> None:
+    """Only a loopback address needs no warning that there is no token."""
+    try:
+        listener = serve._listener((host, 0))
+    except LocalModelError as error:
+        pytest.skip(f"this machine has no such address: {error}")
+    with listener:
+        assert serve._is_loopback(listener) is loopback
 
 
 class DeniedWebSocket:
