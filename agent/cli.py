@@ -97,6 +97,25 @@ def _call(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _model(arguments: argparse.Namespace) -> int:
+    from model_runtime.errors import ModelError
+
+    try:
+        if arguments.verb == "info":
+            from model_runtime.checkpoint.report import info
+
+            print(info(arguments.path, arguments.device, arguments.dtype))
+            return DONE
+        from model_runtime.checkpoint.verify import verify
+
+        verdict = verify(arguments.path, arguments.device, arguments.dtype, arguments.slots)
+    except ModelError as error:
+        print(f"denwa model {arguments.verb}: {error}", file=sys.stderr)
+        return FAILED
+    print(verdict)
+    return DONE if verdict.good else FAILED
+
+
 def _address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65_535:
@@ -133,6 +152,18 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--schema", nargs="?", const="denwa", choices=("denwa", "agent"), help="print the JSON Schema of such a file"
     )
+
+    model = command("model", _model, "look into a checkpoint: its shape and needs; whether it works and keeps up")
+    verbs = model.add_subparsers(required=True, dest="verb", metavar="VERB")
+    info = verbs.add_parser("info", help="shapes, parameters, memory, and the slots that fit; reads no weights")
+    verify = verbs.add_parser("verify", help="load it and run 50 frames; exit code 1 where it is not fit for calls")
+    for each in (info, verify):
+        each.add_argument("path", metavar="PATH", help="a folder, hf://owner/name, or random:tiny")
+        each.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1 ...; default: cuda where there is one")
+        each.add_argument(
+            "--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16, on a CPU float32"
+        )
+    verify.add_argument("--slots", type=int, default=1, metavar="N", help="conversations at once; default: %(default)s")
 
     call = command("call", _call, "call a number and report on the line")
     call.add_argument("uri", metavar="SIP-URI")

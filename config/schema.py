@@ -125,7 +125,7 @@ class ModelSettings(_Section):
     kind: Literal["echo", "moshi"]
     """``moshi``: the speech model; ``echo``: the line test, the caller hears himself."""
     checkpoint: str | None = Field(None, validate_default=True)
-    """A checkpoint folder, or ``random:tiny`` for the tiny architecture with seeded random weights."""
+    """A checkpoint folder, ``hf://owner/name``, or ``random:tiny``: the tiny architecture with random weights."""
     device: str = Field("cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$")
     """The torch device: ``cpu``, ``cuda`` or ``cuda:1``."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

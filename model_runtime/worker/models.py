@@ -10,18 +10,18 @@ def load_model(settings: ModelSettings) -> Model:
     """Build the model that the settings name; raises ``CheckpointError``. Only kind ``moshi`` imports torch."""
     if settings.kind == "echo":
         return EchoModel(settings.slots)
-    if settings.checkpoint != "random:tiny":
-        raise CheckpointError(
-            f"checkpoint {settings.checkpoint!r} cannot be loaded; this version knows random:tiny alone"
-        )
-    if settings.device != "cpu" or settings.dtype != "float32":
-        raise CheckpointError("random:tiny runs with device: cpu and dtype: float32 alone")
+    if settings.checkpoint is None:
+        raise CheckpointError("checkpoint: kind moshi needs one")
     import torch
 
+    from model_runtime.checkpoint import load_moshi
+    from model_runtime.checkpoint.report import check_device
     from model_runtime.engine.moshi_model import MoshiModel
-    from model_runtime.tiny import tiny_moshi
 
+    check_device(torch.device(settings.device))
     torch.set_num_threads(settings.threads)
-    model = MoshiModel(*tiny_moshi(settings.slots))
+    dtype = getattr(torch, settings.dtype)
+    moshi, tokenizer = load_moshi(settings.checkpoint, settings.device, dtype, settings.slots, settings.pin_prompt)
+    model = MoshiModel(moshi, tokenizer, settings.voices)
     model.warm_up()
     return model

@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+import struct
 from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any, Final
 
@@ -159,12 +161,38 @@ def write(
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
     if keys is not None:
         names = {"mimi_name": "mimi.safetensors", "mimi_config_name": "mimi.json", "tokenizer_name": "text.model"}
-        (folder / "config.json").write_text(json.dumps(dict(keys) | (names if mimi is not None else {})))
+        write_config(folder, {**keys, **(names if mimi is not None else {})})
     if mimi is not None:
         save_file({name: tensor.contiguous() for name, tensor in mimi.items()}, folder / "mimi.safetensors")
-        (folder / "mimi.json").write_text(json.dumps(MIMI_CONFIG))
+        write_codec_config(folder)
         shutil.copy(TOKENIZER, folder / "text.model")
     return folder
+
+
+def write_config(folder: Path, keys: Mapping[str, Any]) -> None:
+    """Write a config.json."""
+    (folder / "config.json").write_text(json.dumps(dict(keys)))
+
+
+def write_codec_config(folder: Path) -> Path:
+    """Write the small codec's shape."""
+    path = folder / "mimi.json"
+    path.write_text(json.dumps(MIMI_CONFIG))
+    return path
+
+
+def write_sparse(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Write a bfloat16 file of any size that takes no room on the disk: all of its numbers are holes."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        size = 2 * prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
 
 
 @torch.no_grad()

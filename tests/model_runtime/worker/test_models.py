@@ -1,12 +1,18 @@
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from config.schema import ModelSettings
+from model_runtime.checkpoint.config_file import parse_config, read_mimi_config
 from model_runtime.engine.echo import EchoModel
 from model_runtime.errors import CheckpointError, LocalModelError
+from model_runtime.lm.language_model import LanguageModel
+from model_runtime.mimi.codec import Mimi
 from model_runtime.worker.models import load_model
 from model_runtime.worker.serve import serve_worker
+from tests.model_runtime.checkpoint import published
 
 TINY = ModelSettings(kind="moshi", checkpoint="random:tiny", slots=3)
 
@@ -21,15 +27,24 @@ def test_each_kind_is_built_with_its_slots() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"checkpoint": "/models/moshiko"}, "'/models/moshiko' cannot be loaded; this version knows random:tiny alone"),
-        ({"device": "cuda"}, "device: cpu"),
-        ({"dtype": "bfloat16"}, "dtype: float32"),
+        ({"checkpoint": "/models/nowhere"}, "/models/nowhere: there is no such folder or file"),
+        ({"device": "cuda:99"}, "device cuda:99: torch .* sees"),
     ],
 )
 def test_what_cannot_be_loaded_is_said(change: dict[str, str], message: str) -> None:
-    """A checkpoint, device or type that this version does not know raises ``CheckpointError``, which names it."""
+    """A checkpoint that is not there, or a device that torch lacks, raises ``CheckpointError`` with its name."""
     with pytest.raises(CheckpointError, match=message):
         load_model(TINY.model_copy(update=change))
+
+
+def test_a_checkpoint_folder_is_served(tmp_path: Path) -> None:
+    """A folder of files in the published layout steps as a model, in the type that was asked for."""
+    lm = LanguageModel(parse_config(published.MOSHI).lm)
+    codec = Mimi(read_mimi_config(published.write_codec_config(tmp_path)))
+    published.write(tmp_path, lm.state_dict(), published.MOSHI, mimi=codec.state_dict())
+    model = load_model(TINY.model_copy(update={"checkpoint": str(tmp_path), "dtype": "bfloat16"}))
+    step = model.step(np.zeros((3, 1920), np.int16), np.ones(3, np.bool_))
+    assert step.tokens.shape == (3, 17)
 
 
 def test_an_address_that_cannot_be_had_is_said() -> None:

@@ -1,0 +1,144 @@
+"""``denwa model verify``: does a checkpoint load, compute numbers, and keep up with a call? Owns the model it loads."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from config.audio import FRAME_S, FRAME_SAMPLES
+from model_runtime.checkpoint.files import Checkpoint, locate
+from model_runtime.checkpoint.loading import RANDOM_TINY, load_language_model, load_mimi, load_moshi
+from model_runtime.checkpoint.report import place
+from model_runtime.engine.model import SamplingOptions
+from model_runtime.engine.moshi_model import MoshiModel
+from model_runtime.lm.language_model import LanguageModel
+from model_runtime.mimi.codec import Mimi
+
+FRAMES = 50
+_WARM_UP = 5
+"""First steps, which torch makes slow once; no call meets them."""
+_SEED = 7
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run of a checkpoint showed."""
+
+    load_s: float
+    step_s: NDArray[np.float64]
+    """Of every frame but the first ones."""
+    not_finite: list[str]
+    """Tensors, logits or audio that are no numbers."""
+    slots: int
+
+    @property
+    def p99_s(self) -> float:
+        """What 99 of 100 steps took at most."""
+        return float(np.quantile(self.step_s, 0.99))
+
+    @property
+    def keeps_up(self) -> bool:
+        """Whether a step takes less than the frame it stands for."""
+        return self.p99_s < FRAME_S
+
+    @property
+    def good(self) -> bool:
+        """Whether calls can be answered with it."""
+        return self.keeps_up and not self.not_finite
+
+    def __str__(self) -> str:
+        p50 = float(np.median(self.step_s))
+        faults = ", ".join(self.not_finite)
+        return "\n".join(
+            (
+                f"loaded      in {self.load_s:.1f} s",
+                f"finite      {f'no: {faults}' if faults else f'weights, logits and audio of {FRAMES} frames'}",
+                f"step        p50 {p50 * 1e3:.1f} ms, p99 {self.p99_s * 1e3:.1f} ms with {self.slots} slots",
+                f"real time   {'yes' if self.keeps_up else 'no'}: {FRAME_S / p50:.1f} times as fast as the call",
+            )
+        )
+
+
+def verify(reference: str, device: str | None = None, dtype: str | None = None, slots: int = 1) -> Verdict:
+    """Load a checkpoint and run ``FRAMES`` frames of noise in every slot; raises ``CheckpointError``.
+
+    ``device`` and ``dtype`` are those of ``report.place``.
+    """
+    return _verify(reference, *place(device, dtype), slots)
+
+
+def _verify(reference: str, device: torch.device, dtype: torch.dtype, slots: int) -> Verdict:
+    started = perf_counter()
+    checkpoint = None if reference == RANDOM_TINY else locate(reference)
+    if checkpoint is not None and not checkpoint.config.lm.dep_q:
+        return _verify_listener(checkpoint, device, dtype, slots)
+    moshi, tokenizer = load_moshi(reference, device, dtype, slots)
+    load_s = perf_counter() - started
+    model = MoshiModel(moshi, tokenizer)
+    model.warm_up()
+    for slot in range(slots):
+        model.reset(slot, SamplingOptions(), _SEED + slot)
+    everyone = np.ones(slots, np.bool_)
+    times, rows = [], []
+    for frame in _noise(slots):
+        started = perf_counter()
+        rows.append(model.step(frame, everyone).tokens)
+        times.append(perf_counter() - started)
+    tokens = torch.from_numpy(np.stack(rows, axis=2)).to(device)  # [B, K, T]
+    faults = [*_weights(moshi.lm), *_weights(moshi.mimi), *_logits(moshi.lm, tokens), *_audio(moshi.mimi, tokens)]
+    return Verdict(load_s, np.array(times[_WARM_UP:]), faults, slots)
+
+
+@torch.inference_mode()
+def _verify_listener(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, slots: int) -> Verdict:
+    started = perf_counter()
+    mimi, lm = load_mimi(checkpoint, device), load_language_model(checkpoint, device, dtype)
+    load_s = perf_counter() - started
+    heard, state = mimi.new_encoder_state(slots), lm.new_state(slots)
+    everyone = torch.ones(slots, dtype=torch.bool, device=device)
+    text = torch.full((slots, 1), lm.config.text_initial, device=device)
+    times, rows = [], []
+    for frame in _noise(slots):
+        started = perf_counter()
+        audio = torch.from_numpy(frame).to(device).float()[:, None] / 32_768  # [B, 1, 1920]
+        rows.append(torch.cat([text, mimi.encode_step(audio, heard, everyone)], dim=1))  # [B, K]
+        text = lm.step(rows[-1], state, everyone)[1].argmax(-1, keepdim=True)
+        text[0, 0].item()  # waits for the device
+        times.append(perf_counter() - started)
+    faults = [*_weights(lm), *_weights(mimi), *_logits(lm, torch.stack(rows, dim=2))]
+    return Verdict(load_s, np.array(times[_WARM_UP:]), faults, slots)
+
+
+def _noise(slots: int) -> Iterator[NDArray[np.int16]]:
+    random = np.random.default_rng(_SEED)
+    for _ in range(FRAMES):
+        yield random.normal(0, 2_000, (slots, FRAME_SAMPLES)).astype(np.int16)
+
+
+def _weights(module: torch.nn.Module) -> Iterator[str]:
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            yield name
+
+
+@torch.inference_mode()
+def _logits(lm: LanguageModel, tokens: Tensor) -> Iterator[str]:
+    """The logits of one pass over all tokens, which hides nothing that a drawn token would."""
+    hidden, text = lm(tokens)
+    if not text.isfinite().all():
+        yield "text logits"
+    if lm.config.dep_q:
+        rows = tokens.transpose(1, 2).flatten(0, 1).clamp(min=0)  # [B * T, K]
+        if not lm.depth_logits(hidden.flatten(0, 1), rows[:, 0], rows[:, 1 : 1 + lm.config.dep_q]).isfinite().all():
+            yield "audio logits"
+
+
+@torch.inference_mode()
+def _audio(mimi: Mimi, tokens: Tensor) -> Iterator[str]:
+    codes = tokens[:, 1 : 1 + mimi.codebooks].clamp(0, mimi.config.bins - 1)  # [B, K', T]
+    if not mimi.decode(codes).isfinite().all():
+        yield "audio"
