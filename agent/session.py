@@ -70,6 +70,8 @@ class Session:
                 async with self._lease.open(self._request(), self._on_model_frame) as conversation:
                     reopen_until = None
                     self._conversation = conversation
+                    if self._history.steps:
+                        log.info("session.resumed", step=self._history.steps)
                     await self._answer()
                     await self._until_over(conversation)
                     if not self._moving:

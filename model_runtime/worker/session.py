@@ -152,7 +152,7 @@ class WorkerSession:
         async with asyncio.TaskGroup() as tasks:
             reader = tasks.create_task(self._read(slot), name=f"read session {slot.id}")
             writer = tasks.create_task(self._write(), name=f"write session {slot.id}")
-            log.info("session.opened id=%d row=%d", slot.id, slot.row)
+            log.info("session.opened id=%d row=%d step=%d", slot.id, slot.row, slot.steps)
             error = await self._ended
             self._engine.release(slot)
             reader.cancel()

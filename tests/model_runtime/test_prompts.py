@@ -63,7 +63,7 @@ def personaplex(lm: LanguageModel, prompt: Tensor, user: Tensor) -> Tensor:
 
 
 def go_on(moshi: Moshi, prompt: Prompt, user: Tensor) -> Tensor:
-    """The rows ``[T, 9]`` that we draw after a prompt: in its last step, and then for every frame of the user's codes."""
+    """The rows ``[1 + T, 9]`` that we draw after a prompt: in its last step, then for each frame of the user."""
     for _ in begin(moshi, 0, GREEDY, 0, prompt=prepared_prompt(moshi, prompt)):
         pass
     free = torch.full((len(user), 17), NOT_FORCED)

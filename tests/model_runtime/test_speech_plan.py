@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 
 from model_runtime.lm.delays import NOT_FORCED
@@ -18,7 +20,7 @@ def test_a_plan_says_the_text(tokenizer: TextTokenizer) -> None:
     plan = plan_speech(text, tokenizer)
     assert "".join(tokenizer.piece(token) for token in plan).split() == text.split()
     assert plan[0] == EPAD
-    for before, token in zip(plan, plan[1:], strict=False):
+    for before, token in pairwise(plan):
         if before == EPAD:
             assert tokenizer.piece(token).startswith(" "), "EPAD announces a word"
         if before == PAD:
