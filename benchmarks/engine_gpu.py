@@ -161,6 +161,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tiny", action="store_true", help="the tiny model, batch 1 and 2: tries the script itself")
     arguments = parser.parse_args()
+    if arguments.device == "cpu" and not arguments.tiny:
+        print("There is no GPU here: nothing is measured. --tiny tries the script itself.")
+        return
     if arguments.tiny:
         arguments.batch, arguments.steps = [1, 2], 5
         os.environ["NO_TORCH_COMPILE"] = "1"  # the reference would compile for longer than it runs
