@@ -100,15 +100,22 @@ def _call(arguments: argparse.Namespace) -> int:
 def _model(arguments: argparse.Namespace) -> int:
     from model_runtime.errors import ModelError
 
+    int8 = {"int8_weights": arguments.int8_weights, "int8_cache": arguments.int8_cache}
     try:
         if arguments.verb == "info":
             from model_runtime.checkpoint.report import info
 
-            print(info(arguments.path, arguments.device, arguments.dtype))
+            print(info(arguments.path, arguments.device, arguments.dtype, **int8))
+            return DONE
+        if arguments.verb in ("bench", "profile"):
+            from model_runtime.bench import bench, profile_report
+
+            report = bench if arguments.verb == "bench" else profile_report
+            print(report(arguments.path, arguments.device, arguments.dtype, arguments.slots, arguments.steps, **int8))
             return DONE
         from model_runtime.checkpoint.verify import verify
 
-        verdict = verify(arguments.path, arguments.device, arguments.dtype, arguments.slots)
+        verdict = verify(arguments.path, arguments.device, arguments.dtype, arguments.slots, **int8)
     except ModelError as error:
         print(f"denwa model {arguments.verb}: {error}", file=sys.stderr)
         return FAILED
@@ -157,12 +164,22 @@ def _parser() -> argparse.ArgumentParser:
     verbs = model.add_subparsers(required=True, dest="verb", metavar="VERB")
     info = verbs.add_parser("info", help="shapes, parameters, memory, and the slots that fit; reads no weights")
     verify = verbs.add_parser("verify", help="load it and run 50 frames; exit code 1 where it is not fit for calls")
-    for each in (info, verify):
+    bench = verbs.add_parser("bench", help="time each part of a step per number of slots: what fits this machine")
+    profile = verbs.add_parser("profile", help="where the time of a step goes, and of an answer line by line")
+    for each in (info, verify, bench, profile):
         each.add_argument("path", metavar="PATH", help="a folder, hf://owner/name, or random:tiny")
         each.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1 ...; default: cuda where there is one")
         each.add_argument(
             "--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16, on a CPU float32"
         )
+        each.add_argument("--int8-weights", action="store_true", help="keep the weights in int8")
+        each.add_argument("--int8-cache", action="store_true", help="keep keys and values in int8")
+    for each in (bench, profile):
+        each.add_argument("--steps", type=int, default=100, metavar="N", help="steps per figure; default: %(default)s")
+    bench.add_argument(
+        "--slots", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], metavar="N", help="default: %(default)s"
+    )
+    profile.add_argument("--slots", type=int, default=1, metavar="N", help="default: %(default)s")
     verify.add_argument("--slots", type=int, default=1, metavar="N", help="conversations at once; default: %(default)s")
 
     call = command("call", _call, "call a number and report on the line")

@@ -130,6 +130,10 @@ class ModelSettings(_Section):
     """The torch device: ``cpu``, ``cuda`` or ``cuda:1``."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """The numeric type of the weights and of the computation."""
+    int8_weights: bool = False
+    """Keep the language model's matrices in int8: a q8 checkpoint's as they are, others quantised when loaded."""
+    int8_cache: bool = False
+    """Keep what each slot remembers (keys and values) in int8: half of bfloat16's memory, so twice the slots."""
     slots: int = Field(4, ge=1, le=1024)
     """Conversations that one worker holds at a time."""
     threads: int = Field(1, ge=1, le=256)

@@ -32,19 +32,20 @@ def load_language_model(
     path: str | Path | Checkpoint,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.bfloat16,
+    *,
+    int8_weights: bool = False,
+    int8_cache: bool = False,
 ) -> "LanguageModel":
     """The language model of a checkpoint, ready to step.
 
-    ``path`` is a folder, a file of weights, or ``hf://owner/name``. int8 matrices become ``dtype``. Raises
-    ``CheckpointError``, which names every tensor at fault.
+    ``path`` is a folder, a file of weights, or ``hf://owner/name``. An int8 file's matrices become ``dtype``, but with
+    ``int8_weights`` they stay as they are, and another's are quantised; with ``int8_cache`` slots keep their keys and
+    values in int8. Raises ``CheckpointError``, which names every tensor at fault.
     """
-    from model_runtime.lm.language_model import LanguageModel
-
     checkpoint = path if isinstance(path, Checkpoint) else locate(path)
     file = open_tensors(checkpoint.language_model())
     config = _language_model_config(checkpoint, file)
-    with torch.device("meta"):
-        lm = LanguageModel(config)
+    lm = language_model_on_meta(config, int8_weights=int8_weights, int8_cache=int8_cache)
     Filling(lm, file, _language_model_tensors(file, config), _adapters(checkpoint)).fill(torch.device(device), dtype)
     if checkpoint.config.model_type == "hibiki":
         # A translation must not end before its source does: the reference reads EOS as padding.
@@ -76,20 +77,32 @@ def load_mimi(
 
 
 def load_moshi(
-    path: str | Path, device: str | torch.device, dtype: torch.dtype, slots: int, pins: int = 0
+    path: str | Path,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    slots: int,
+    pins: int = 0,
+    *,
+    int8_weights: bool = False,
+    int8_cache: bool = False,
 ) -> "tuple[Moshi, TextTokenizer]":
     """All that answers calls: codec, language model and state of ``slots`` conversations, and the text tokenizer.
 
     ``path`` is a folder, ``hf://owner/name``, or ``random:tiny`` for the tiny model with seeded random weights; so many
-    steps of a prompt as ``pins`` stay in sight. Raises ``CheckpointError``, also where the model only listens.
+    steps of a prompt as ``pins`` stay in sight; the rest is as in ``load_language_model``. Raises ``CheckpointError``,
+    also where the model only listens.
     """
     from model_runtime.moshi import Moshi
     from model_runtime.text import TextTokenizer
 
     if path == RANDOM_TINY:
+        from model_runtime.kernels.int8 import quantize_
         from model_runtime.tiny import TOKENIZER, tiny_language_model, tiny_mimi
 
         lm = tiny_language_model().to(device=device, dtype=dtype)
+        if int8_weights:
+            quantize_(lm)
+        lm.transformer.int8_cache = int8_cache
         return Moshi(tiny_mimi().to(device), lm, slots, pins), TextTokenizer(TOKENIZER)
     checkpoint = locate(path)
     if checkpoint.given is not None:
@@ -98,7 +111,7 @@ def load_moshi(
         raise CheckpointError(f"{path}: a speech-to-text model; it listens and cannot answer")
     tokenizer = TextTokenizer(checkpoint.tokenizer())  # first: what is small fails fast
     mimi = load_mimi(checkpoint, device)
-    lm = load_language_model(checkpoint, device, dtype)
+    lm = load_language_model(checkpoint, device, dtype, int8_weights=int8_weights, int8_cache=int8_cache)
     if tokenizer.vocab_size > lm.config.text_card:
         raise CheckpointError(
             f"{path}: the tokenizer has {tokenizer.vocab_size} pieces, the language model {lm.config.text_card}"
@@ -111,12 +124,9 @@ def load_moshi(
 
 def check_language_model(checkpoint: Checkpoint) -> LanguageModelConfig:
     """The shape of a checkpoint's language model; raises ``CheckpointError`` where its file does not have it."""
-    from model_runtime.lm.language_model import LanguageModel
-
     file = open_tensors(checkpoint.language_model())
     config = _language_model_config(checkpoint, file)
-    with torch.device("meta"):
-        lm = LanguageModel(config)
+    lm = language_model_on_meta(config)
     Filling(lm, file, _language_model_tensors(file, config), _adapters(checkpoint)).check()
     return config
 
@@ -130,6 +140,21 @@ def check_codec(checkpoint: Checkpoint) -> None:
     with torch.device("meta"):
         mimi = Mimi(checkpoint.codec_config())
     Filling(mimi, file, collect(file.shapes)).check()
+
+
+def language_model_on_meta(
+    config: LanguageModelConfig, *, int8_weights: bool = False, int8_cache: bool = False
+) -> "LanguageModel":
+    """A language model without numbers, whose tensors have the shapes and types that it will be filled with."""
+    from model_runtime.kernels.int8 import quantize_
+    from model_runtime.lm.language_model import LanguageModel
+
+    with torch.device("meta"):
+        lm = LanguageModel(config)
+    if int8_weights:
+        quantize_(lm)
+    lm.transformer.int8_cache = int8_cache
+    return lm
 
 
 def _adapters(checkpoint: Checkpoint) -> Adapters | None:

@@ -3,20 +3,30 @@
 No tensor is read and no memory of the device is used: the modules and the state of a slot are built on the meta device.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
 
+from config.audio import FRAME_S
 from model_runtime.checkpoint.config import LanguageModelConfig, MimiConfig
 from model_runtime.checkpoint.config_file import CheckpointConfig
 from model_runtime.checkpoint.files import locate
-from model_runtime.checkpoint.loading import RANDOM_TINY, check_codec, check_language_model
+from model_runtime.checkpoint.loading import (
+    RANDOM_TINY,
+    check_codec,
+    check_language_model,
+    language_model_on_meta,
+)
+from model_runtime.checkpoint.quantized import SUFFIX
 from model_runtime.errors import CheckpointError
 from model_runtime.state import slot_tensors
+
+if TYPE_CHECKING:
+    from model_runtime.lm.language_model import LanguageModel
 
 _PARTS: Final[Mapping[str, tuple[str, ...]]] = {
     "temporal transformer": ("transformer.", "out_norm."),
@@ -48,12 +58,24 @@ class Footprint:
         return max(0, int(free * (1 - _KEPT_FREE) - self.weights) // self.slot)
 
 
-def info(reference: str, device: str | None = None, dtype: str | None = None) -> str:
+def info(
+    reference: str,
+    device: str | None = None,
+    dtype: str | None = None,
+    *,
+    int8_weights: bool = False,
+    int8_cache: bool = False,
+) -> str:
     """The shapes, parameters and memory of a checkpoint, as lines; raises ``CheckpointError`` where it cannot load.
 
-    ``device`` and ``dtype`` are those of ``place``.
+    ``device`` and ``dtype`` are those of ``place``, the rest those of ``load_language_model``.
     """
-    return _info(reference, *place(device, dtype))
+    where, kind = place(device, dtype)
+    config, lm, mimi, files = _shapes(reference)
+    meta = language_model_on_meta(lm, int8_weights=int8_weights, int8_cache=int8_cache).to(kind)
+    return "\n".join(
+        (*_described(reference, config, lm, mimi, files), "", *_needs(meta, mimi, config.codebooks, where))
+    )
 
 
 def place(device: str | None, dtype: str | None) -> tuple[torch.device, torch.dtype]:
@@ -66,37 +88,6 @@ def place(device: str | None, dtype: str | None) -> tuple[torch.device, torch.dt
     kind = getattr(torch, dtype or ("float32" if where.type == "cpu" else "bfloat16"))
     assert isinstance(kind, torch.dtype), kind
     return where, kind
-
-
-def _info(reference: str, device: torch.device, dtype: torch.dtype) -> str:
-    config, lm, mimi, files = _shapes(reference)
-    parts, codec, footprint = _measure(lm, mimi, config.codebooks, dtype)
-    size = torch.empty((), dtype=dtype).element_size()
-    lines = [f"checkpoint  {reference} ({config.model_type})"]
-    lines += [f"file        {file.name}, {_bytes(file.stat().st_size)}" for file in files]
-    lines += [
-        f"temporal    {lm.num_layers} layers of {lm.dim}, {lm.num_heads} heads{_shared(lm.kv_repeat)}, "
-        f"{lm.context} steps of context ({lm.context * 0.08:.0f} s)",
-        f"depth       {lm.depformer_num_layers} layers of {lm.depformer_dim}, {lm.depformer_num_heads} heads, "
-        f"{lm.dep_q} steps, {lm.depth_sets} sets of weights"
-        if lm.dep_q
-        else "depth       none: it listens and writes",
-        f"streams     text of {lm.text_card}, {lm.dep_q} own and {lm.n_q - lm.dep_q} user codes of {lm.card}",
-        f"delays      {' '.join(map(str, lm.delays))}",
-        f"Mimi        {mimi.n_q} codebooks of {mimi.bins}, {config.codebooks} in use",
-        "",
-        f"{'part':<22}{'parameters':>16}{str(dtype).removeprefix('torch.'):>14}",
-    ]
-    lines += [f"{name:<22}{count:>16,}{_bytes(count * size):>14}" for name, count in parts.items()]
-    lines.append(f"{'language model':<22}{sum(parts.values()):>16,}{_bytes(sum(parts.values()) * size):>14}")
-    lines.append(f"{'Mimi (float32)':<22}{codec:>16,}{_bytes(4 * codec):>14}")
-    free = free_memory(device)
-    lines += [
-        "",
-        f"per slot    {_bytes(footprint.cache)} keys and values, {_bytes(footprint.codec_state)} Mimi",
-        f"fit         {footprint.slots(free)} slots on {device}, which has {_bytes(free)} free",
-    ]
-    return "\n".join(lines)
 
 
 def free_memory(device: torch.device) -> int:
@@ -134,33 +125,60 @@ def _shapes(reference: str) -> tuple[CheckpointConfig, LanguageModelConfig, Mimi
     return checkpoint.config, lm, MimiConfig(), files
 
 
-def _measure(
-    lm_config: LanguageModelConfig, mimi_config: MimiConfig, codebooks: int, dtype: torch.dtype
-) -> tuple[dict[str, int], int, Footprint]:
-    """Parameters of the language model by part, of Mimi with its codebooks, and the memory of both."""
-    from model_runtime.lm.language_model import LanguageModel
+def _described(
+    reference: str, config: CheckpointConfig, lm: LanguageModelConfig, mimi: MimiConfig, files: list[Path]
+) -> Iterator[str]:
+    yield f"checkpoint  {reference} ({config.model_type})"
+    for file in files:
+        yield f"file        {file.name}, {_bytes(file.stat().st_size)}"
+    shared = "" if lm.kv_repeat == 1 else f" ({lm.kv_repeat} share keys and values)"
+    seconds = lm.context * FRAME_S
+    yield (
+        f"temporal    {lm.num_layers} layers of {lm.dim}, {lm.num_heads} heads{shared}, "
+        f"{lm.context} steps of context ({seconds:.0f} s)"
+    )
+    if lm.dep_q:
+        yield (
+            f"depth       {lm.depformer_num_layers} layers of {lm.depformer_dim}, {lm.depformer_num_heads} heads, "
+            f"{lm.dep_q} steps, {lm.depth_sets} sets of weights"
+        )
+    else:
+        yield "depth       none: it listens and writes"
+    yield f"streams     text of {lm.text_card}, {lm.dep_q} own and {lm.n_q - lm.dep_q} user codes of {lm.card}"
+    yield f"delays      {' '.join(map(str, lm.delays))}"
+    yield f"Mimi        {mimi.n_q} codebooks of {mimi.bins}, {config.codebooks} in use"
+
+
+def _needs(lm: "LanguageModel", mimi_config: MimiConfig, codebooks: int, device: torch.device) -> Iterator[str]:
+    """Parameters and memory by part, memory of a slot, and the slots that fit."""
     from model_runtime.mimi.codec import Mimi
 
     with torch.device("meta"):
-        lm, mimi = LanguageModel(lm_config).to(dtype), Mimi(mimi_config, codebooks)
+        mimi = Mimi(mimi_config, codebooks)
     tensors = lm.state_dict()
-    parts = {
-        part: sum(tensor.numel() for name, tensor in tensors.items() if name.startswith(prefixes))
-        for part, prefixes in _PARTS.items()
-    }
-    codec = sum(tensor.numel() for tensor in mimi.state_dict().values())
-    weights = _memory(tensors.values()) + _memory((*mimi.parameters(), *mimi.buffers()))
-    cache = _memory(slot_tensors(lm.new_state(1)))
-    codec_state = _memory((*slot_tensors(mimi.new_encoder_state(1)), *slot_tensors(mimi.new_decoder_state(1))))
-    return parts, codec, Footprint(weights, cache, codec_state)
+    yield f"{'part':<22}{'parameters':>16}{'memory':>12}"
+    for part, prefixes in _PARTS.items():
+        yield _row(part, {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes)})
+    yield _row("language model", tensors)
+    yield _row("Mimi", mimi.state_dict())
+    footprint = Footprint(
+        weights=_memory(tensors.values()) + _memory((*mimi.parameters(), *mimi.buffers())),
+        cache=_memory(slot_tensors(lm.new_state(1))),
+        codec_state=_memory((*slot_tensors(mimi.new_encoder_state(1)), *slot_tensors(mimi.new_decoder_state(1)))),
+    )
+    free = free_memory(device)
+    yield ""
+    yield f"per slot    {_bytes(footprint.cache)} keys and values, {_bytes(footprint.codec_state)} Mimi"
+    yield f"fit         {footprint.slots(free)} slots on {device}, which has {_bytes(free)} free"
+
+
+def _row(part: str, tensors: Mapping[str, Tensor]) -> str:
+    count = sum(tensor.numel() for name, tensor in tensors.items() if not name.endswith(SUFFIX))
+    return f"{part:<22}{count:>16,}{_bytes(_memory(tensors.values())):>12}"
 
 
 def _memory(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _shared(kv_repeat: int) -> str:
-    return "" if kv_repeat == 1 else f" ({kv_repeat} share keys and values)"
 
 
 def _bytes(count: int) -> str:

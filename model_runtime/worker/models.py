@@ -21,7 +21,15 @@ def load_model(settings: ModelSettings) -> Model:
     check_device(torch.device(settings.device))
     torch.set_num_threads(settings.threads)
     dtype = getattr(torch, settings.dtype)
-    moshi, tokenizer = load_moshi(settings.checkpoint, settings.device, dtype, settings.slots, settings.pin_prompt)
+    moshi, tokenizer = load_moshi(
+        settings.checkpoint,
+        settings.device,
+        dtype,
+        settings.slots,
+        settings.pin_prompt,
+        int8_weights=settings.int8_weights,
+        int8_cache=settings.int8_cache,
+    )
     model = MoshiModel(moshi, tokenizer, settings.voices)
     model.warm_up()
     return model

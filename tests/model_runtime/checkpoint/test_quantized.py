@@ -60,6 +60,33 @@ def test_scales_stay_float32_until_they_are_used(tmp_path: Path) -> None:
     assert torch.equal(lm.text_linear.weight, exact.to(torch.bfloat16))
 
 
+@pytest.mark.parametrize("keys", [published.MOSHI, published.PERSONAPLEX])
+def test_int8_matrices_can_stay(keys: dict[str, object], tmp_path: Path) -> None:
+    """Kept in int8, a file's matrices and scales are the file's own, and the logits those of their float32 product."""
+    theirs = published.reference_lm(keys)
+    weights = quantized(theirs.state_dict())
+    theirs.load_state_dict(dequantized(weights))
+    path = published.write(tmp_path, published.fused(weights), keys)
+    lm = load_language_model(path, "cpu", torch.float32, int8_weights=True)
+    held = lm.state_dict()
+    assert torch.equal(held["text_linear.weight"], weights["text_linear.weight"])
+    assert torch.equal(held["text_linear.weight_scb"], weights["text_linear.weight_scb"])
+    assert held["transformer.layers.0.self_attn.in_proj_weight"].dtype == torch.int8
+    assert_equal_logits(lm, theirs, keys)
+
+
+def test_other_files_are_quantised_at_load(tmp_path: Path) -> None:
+    """A float file loaded in int8 holds what its quantised form would."""
+    plain = published.reference_lm(published.MOSHI).state_dict()
+    ours = load_language_model(published.write(tmp_path / "a", plain, published.MOSHI), int8_weights=True)
+    q8 = published.write(tmp_path / "b", quantized(plain), published.MOSHI)
+    expected = load_language_model(q8, int8_weights=True).state_dict()
+    for name, tensor in ours.state_dict().items():
+        if tensor.dtype == torch.int8:
+            assert (tensor.int() - expected[name].int()).abs().max() <= 1  # rounded from bfloat16
+    assert ours.state_dict().keys() == expected.keys()
+
+
 def test_int8_without_scales_is_refused(tmp_path: Path) -> None:
     """An int8 matrix without its scales, and scales of another type, are named."""
     weights = quantized(published.reference_lm(published.MOSHI).state_dict())
