@@ -61,7 +61,7 @@ class Moshi:
         self.pins = min(pins, config.context // 2)
         self.lm_state = lm.new_state(slots, pins=self.pins)
         self.grid_state = self.grid.new_state(slots)
-        self.sampler = SlotSampler(slots, config.text_card, config.card, config.dep_q, device)
+        self.sampler = SlotSampler(slots, config.text_card_generated, config.card, config.dep_q, device)
 
     def reset(self, slot: int, sampling: Sampling, seed: int) -> None:
         """Begin a new conversation in a slot; nothing of the one before remains."""

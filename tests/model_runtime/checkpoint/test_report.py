@@ -35,7 +35,7 @@ def test_the_published_7b(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "32 layers of 4096, 32 heads, 3000 steps of context (240 s)" in text
     assert "7,687,729,152    15.38 GB" in text
     assert "1.57 GB keys and values" in text
-    assert main(["model", "info", str(path), "--device", "cpu", "--int8-weights", "--int8-cache"]) == 0
+    assert main(["model", "info", str(path), "--dtype", "bfloat16", "--int8-weights", "--int8-cache"]) == 0
     text = capsys.readouterr().out
     assert "7,687,729,152     8.01 GB" in text
     assert "811 MB keys and values" in text
