@@ -55,7 +55,7 @@ _MAX_TOP_K: Final = 1_000_000
 _MAX_TOKEN: Final = 2**31 - 1
 _UNGENERATED: Final = -2  # the least token there is
 
-ErrorCode = Literal["no_free_slot", "protocol", "idle", "too_slow", "model"]
+ErrorCode = Literal["no_free_slot", "protocol", "idle", "too_slow", "too_fast", "model"]
 
 
 @dataclass(frozen=True, slots=True)

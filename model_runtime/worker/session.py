@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from config.audio import FRAME_SAMPLES
+from config.audio import FRAME_S, FRAME_SAMPLES
 from model_runtime.engine.engine import Engine
 from model_runtime.engine.model import AgentPrompt, Beginning, Past
 from model_runtime.engine.slot import Slot, SlotStep
@@ -42,10 +42,13 @@ _CLOSE_CODE: Final[dict[ErrorCode, int]] = {  # RFC 6455 section 7.4.1 and its I
     "protocol": 1002,
     "idle": 1008,
     "too_slow": 1008,
+    "too_fast": 1008,
     "model": 1011,
     "no_free_slot": 1013,
 }
 _MAX_ERROR_TEXT: Final = 1_000  # characters
+_MOST_AHEAD: Final = 500
+"""Frames by which a client may run ahead of the clock: 40 s, more than any network holds back and lets go at once."""
 _SERVICE_RESTART: Final = 1012
 _NORMAL: Final = 1000
 
@@ -163,6 +166,7 @@ class WorkerSession:
     async def _read(self, slot: Slot) -> None:
         """Feed the slot until the client ends."""
         loop = asyncio.get_running_loop()
+        began, frames = loop.time(), 0
         try:
             async with asyncio.timeout(self._patience.audio_s) as silence:
                 while isinstance(message := await self._receive(), Audio | Force):
@@ -171,6 +175,9 @@ class WorkerSession:
                         continue
                     self._engine.push(slot, np.frombuffer(message.pcm, np.int16), message.captured_at)
                     silence.reschedule(loop.time() + self._patience.audio_s)
+                    frames += 1
+                    if frames > _MOST_AHEAD + (loop.time() - began) / FRAME_S:
+                        return self._end(Error("too_fast", "audio comes faster than it is spoken"))
             self._end(
                 Error("protocol", "open: the conversation is open already") if isinstance(message, Open) else None
             )
@@ -186,7 +193,7 @@ class WorkerSession:
         try:
             while True:
                 await self._websocket.send_bytes(encode(await self._outbox.get()))
-        except WebSocketDisconnect:
+        except (WebSocketDisconnect, RuntimeError):  # uvicorn's for a connection that it has closed by itself
             self._end(None)
 
     async def _wait_open(self) -> Open:

@@ -89,6 +89,26 @@ async def test_the_model_worker_is_killed(tmp_path: Path) -> None:
         assert len(gateway.model_workers()) == 1
 
 
+async def test_a_conversation_with_moshi_survives_its_worker(tmp_path: Path) -> None:
+    """After ``kill -9`` of the model worker the next one takes the conversation up at its step, and speaks on."""
+    models = {"tiny": {"kind": "moshi", "checkpoint": "random:tiny", "slots": 2}}
+    agents = {"anna": {"model": "tiny", "greeting": "Good morning."}}
+    async with denwa(tmp_path, models=models, agents=agents) as gateway, contextlib.AsyncExitStack() as stack:
+        caller = await stack.enter_async_context(call(gateway.server, "anna", NOISE))
+        since = time.monotonic()
+        await _until(lambda: caller.hears_since(since), 5, "the agent speaks")
+        await asyncio.sleep(1.5)
+        (worker,) = [pid for pid in gateway.model_workers() if "--model tiny" in proc.command(pid)]
+        os.kill(worker, signal.SIGKILL)
+        (resumed,) = await gateway.wait_log("session.resumed", within_s=20)
+        assert resumed["step"] >= 10
+        since = time.monotonic()
+        await _until(lambda: caller.hears_since(since), 5, "the agent speaks on")
+        assert not caller.ended.is_set()
+        opened = [line["event"] for line in gateway.log() if line["event"].startswith("session.opened id=1")]
+        assert [int(event.rsplit("=", 1)[1]) for event in opened] == [0, resumed["step"]]
+
+
 async def test_sigterm_lets_calls_finish_for_a_while(tmp_path: Path) -> None:
     """After SIGTERM new calls get 503, running ones may end by themselves until the drain is over, then get BYE."""
     drain_s = 3.0

@@ -1,4 +1,4 @@
-"""Clients that misbehave are ended or shed alone: whoever behaves has its frames on time."""
+"""Clients that keep silent, do not read or chat nonsense cost the others nothing (see also test_bad_sessions.py)."""
 
 import asyncio
 import contextlib
@@ -36,45 +36,6 @@ async def _session(url: str) -> AsyncIterator[ClientConnection]:
             await socket.wait_closed()
 
 
-async def sends_garbage(url: str) -> None:
-    """Opens and then sends noise, again and again."""
-    noise = np.random.default_rng(1).bytes(8_000)
-    while True:
-        async with _session(url) as socket:
-            await socket.send(encode(Open(1)))
-            await socket.send(noise)
-            await socket.wait_closed()
-
-
-async def sends_wrong_sizes(url: str) -> None:
-    """Opens and then sends frames of half the size, and messages greater than any may be."""
-    while True:
-        for wrong in (encode(Audio(b"\0" * 1_920, 0.0)), bytes(2_000_000)):
-            async with _session(url) as socket:
-                await socket.send(encode(Open(1)))
-                with contextlib.suppress(ConnectionClosed):
-                    await socket.send(wrong)
-                await socket.wait_closed()
-
-
-async def sends_too_fast(url: str) -> None:
-    """Sends audio as fast as the connection takes it, and reads what comes."""
-    async with _session(url) as socket:
-        await socket.send(encode(Open(1)))
-        message = encode(SOUND)
-
-        async def read() -> None:
-            async for _ in socket:
-                pass
-
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(read(), name="read")
-            while True:
-                for _ in range(10):
-                    await socket.send(message)
-                await asyncio.sleep(0.001)  # the test's own loop has another client to serve
-
-
 async def never_reads(url: str) -> None:
     """Sends audio twice as fast as it is spoken and reads nothing."""
     async with _session(url) as socket:
@@ -91,6 +52,16 @@ async def sends_nothing(url: str) -> None:
         await asyncio.Event().wait()
 
 
+async def chats_garbage(url: str) -> None:
+    """Sends noise to Kyutai's route as if it were Ogg/Opus, again and again."""
+    noise = np.random.default_rng(1)
+    while True:
+        async with kyutai_client(url) as client:
+            await client.send(b"\x01OggS\0" + noise.bytes(2_000))
+            await client.send(b"\x01" + noise.bytes(2_000))
+            await client.wait_closed()
+
+
 async def chats_too_much(url: str) -> None:
     """Sends seconds of Opus at once to Kyutai's route, again and again."""
     while True:
@@ -101,9 +72,7 @@ async def chats_too_much(url: str) -> None:
             await client.wait_closed()
 
 
-@pytest.mark.parametrize(
-    "misbehave", [sends_garbage, sends_wrong_sizes, sends_too_fast, never_reads, sends_nothing, chats_too_much]
-)
+@pytest.mark.parametrize("misbehave", [never_reads, sends_nothing, chats_garbage, chats_too_much])
 async def test_others_have_their_frames_on_time(misbehave: Misbehave) -> None:
     """With a client that misbehaves beside it, a session's every frame is answered long before the next one is due."""
     inbox, sent, answered = Inbox(), [], []
@@ -127,5 +96,6 @@ async def test_others_have_their_frames_on_time(misbehave: Misbehave) -> None:
         assert all(frame.pcm for frame in inbox.frames)
         assert (await probe(worker.url)).status == "ok"
     delays = sorted(came - went for came, went in zip(answered, sent, strict=True))
+    print("DELAYS", misbehave.__name__, [round(d * 1e3, 1) for d in delays[-4:]], round(delays[6] * 1e3, 2))
     assert delays[FRAMES // 2] < 0.02
     assert delays[-2] < FRAME_S  # the machine is shared: one may be late
