@@ -7,10 +7,12 @@ from torch.profiler import ProfilerActivity
 from torch.profiler import profile as trace
 
 from model_runtime.checkpoint.loading import load_moshi
-from model_runtime.checkpoint.report import check_device, free_memory
+from model_runtime.checkpoint.report import free_memory, place
+from model_runtime.errors import CheckpointError
 from model_runtime.moshi import Moshi
 from model_runtime.profile import (
     BUDGET_MS,
+    Profile,
     bench_table,
     calls_that_fit,
     latency_budget,
@@ -24,63 +26,78 @@ _OPERATIONS = 15
 
 
 def bench(
-    reference: str, device: str, dtype: torch.dtype, slots: Sequence[int], steps: int, *, int8_cache: bool = False
+    reference: str,
+    device: str | None,
+    dtype: str | None,
+    slots: Sequence[int],
+    steps: int,
+    *,
+    int8_weights: bool = False,
+    int8_cache: bool = False,
 ) -> str:
     """A table with a row per number of slots, and the calls that fit; raises ``CheckpointError``.
 
     Sizes whose caches do not fit into the device's free memory are left out.
     """
-    first, free, copy_rate = _load(reference, device, dtype, int8_cache)
-    memory = measure_memory(first)
-    per_slot = memory.cache_per_slot + memory.codec_per_slot
+    loaded = _Loaded(reference, device, dtype, int8_weights=int8_weights, int8_cache=int8_cache)
     sizes = sorted(set(slots))
-    left_out = [size for size in sizes if size * per_slot > free]
-    profiles = [
-        profile(Moshi(first.mimi, first.lm, size), steps, copy_rate=copy_rate) for size in sizes if size not in left_out
-    ]
-    lines = [_title(reference, device, dtype, copy_rate), "", bench_table(profiles), ""]
+    left_out = [size for size in sizes if not loaded.fits(size)]
+    profiles = [loaded.profile(size, steps)[1] for size in sizes if size not in left_out]
+    lines = [loaded.title, "", bench_table(profiles), ""]
     if left_out:
         lines.append(f"Left out, since they do not fit into memory: {', '.join(map(str, left_out))} slots.")
-    lines.append(
-        f"Calls that fit at p99 < {BUDGET_MS:.0f} ms, of the sizes measured: {calls_that_fit(profiles, free)}."
-    )
+    fit = calls_that_fit(profiles, loaded.free)
+    lines.append(f"Calls that fit at p99 < {BUDGET_MS:.0f} ms, of the sizes measured: {fit}.")
     return "\n".join(lines)
 
 
 def profile_report(
-    reference: str, device: str, dtype: torch.dtype, slots: int, steps: int, *, int8_cache: bool = False
+    reference: str,
+    device: str | None,
+    dtype: str | None,
+    slots: int,
+    steps: int,
+    *,
+    int8_weights: bool = False,
+    int8_cache: bool = False,
 ) -> str:
     """One size's figures, its latency budget, and the operations that take longest; raises ``CheckpointError``."""
-    first, _, copy_rate = _load(reference, device, dtype, int8_cache)
-    moshi = Moshi(first.mimi, first.lm, slots)
-    figures = profile(moshi, steps, copy_rate=copy_rate)
-    return "\n\n".join(
-        [
-            _title(reference, device, dtype, copy_rate),
-            bench_table([figures]),
-            latency_budget(figures),
-            _operations(moshi),
-        ]
-    )
+    loaded = _Loaded(reference, device, dtype, int8_weights=int8_weights, int8_cache=int8_cache)
+    if not loaded.fits(slots):
+        raise CheckpointError(f"{reference}: {slots} slots do not fit into the memory of {loaded.device}")
+    moshi, figures = loaded.profile(slots, steps)
+    return "\n\n".join([loaded.title, bench_table([figures]), latency_budget(figures), _operations(moshi)])
 
 
-def _load(reference: str, device: str, dtype: torch.dtype, int8_cache: bool) -> tuple[Moshi, int, float]:
-    """The model with one slot, the memory that is then free, and the device's copy rate in bytes per second."""
-    where = torch.device(device)
-    check_device(where)
-    loaded, _ = load_moshi(reference, device, dtype, 1)
-    loaded.lm.transformer.int8_cache = int8_cache
-    copy_rate = measure_copy_rate(where)
-    return Moshi(loaded.mimi, loaded.lm, 1), free_memory(where), copy_rate
+class _Loaded:
+    """A model without slots, and what its device can do."""
 
+    def __init__(
+        self, reference: str, device: str | None, dtype: str | None, *, int8_weights: bool, int8_cache: bool
+    ) -> None:
+        self.device, chosen = place(device, dtype)
+        one, _ = load_moshi(reference, self.device, chosen, 1, int8_weights=int8_weights, int8_cache=int8_cache)
+        self._mimi, self._lm = one.mimi, one.lm
+        self._memory = measure_memory(one)
+        self._copy_rate = measure_copy_rate(self.device)
+        self.free = free_memory(self.device)
+        cuda = self.device.type == "cuda"
+        where = torch.cuda.get_device_name(self.device) if cuda else f"{torch.get_num_threads()} threads"
+        weights = "int8" if int8_weights else str(chosen).removeprefix("torch.")
+        self.title = (
+            f"{reference}, weights in {weights}, on {self.device} ({where}, copies {self._copy_rate / 1e9:.0f} GB/s), "
+            f"torch {torch.__version__}.\n"
+            "Times in ms, p50 / p99; memory in MiB; all slots with full contexts in every step."
+        )
 
-def _title(reference: str, device: str, dtype: torch.dtype, copy_rate: float) -> str:
-    where = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{torch.get_num_threads()} threads"
-    kind = str(dtype).removeprefix("torch.")
-    return (
-        f"{reference}, {kind}, on {device} ({where}, copies {copy_rate / 1e9:.0f} GB/s), torch {torch.__version__}.\n"
-        "Times in ms, p50 / p99; memory in MiB; all slots with full contexts in every step."
-    )
+    def fits(self, slots: int) -> bool:
+        """Whether so many slots fit into memory."""
+        return slots * (self._memory.cache_per_slot + self._memory.codec_per_slot) <= self.free
+
+    def profile(self, slots: int, steps: int) -> tuple[Moshi, Profile]:
+        """The model with so many slots, and its figures."""
+        moshi = Moshi(self._mimi, self._lm, slots)
+        return moshi, profile(moshi, steps, copy_rate=self._copy_rate)
 
 
 def _operations(moshi: Moshi) -> str:
