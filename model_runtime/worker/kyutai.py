@@ -198,7 +198,7 @@ class KyutaiSession:
                     await self._websocket.send_bytes(AUDIO + opus.append(np.frombuffer(frame.pcm, np.int16)))
                 if frame.text:
                     await self._websocket.send_bytes(TEXT + frame.text.encode())
-        except WebSocketDisconnect:
+        except (WebSocketDisconnect, RuntimeError):  # uvicorn's for a connection that it has closed by itself
             self._end(_End(_NORMAL))
 
     async def _receive(self) -> bytes:
