@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
+from model_runtime.checkpoint.condition import Condition
 from model_runtime.checkpoint.config import LanguageModelConfig, MimiConfig, Norm, Rope, SeanetConfig
 from model_runtime.errors import CheckpointError
 
@@ -39,6 +40,7 @@ class CheckpointConfig:
     tokenizer_name: str = "tokenizer_spm_32k_3.model"
     lora_name: str = "lora.safetensors"
     lora: LoraConfig | None = None
+    condition: Condition | None = None
     quantize: bool = False
     lm_gen_config: Mapping[str, object] = field(default_factory=dict)
     """How the authors draw tokens: temp, temp_text, top_k, top_k_text."""
@@ -69,8 +71,6 @@ _FIXED: Final[Mapping[str, tuple[object, ...]]] = {
     "bias_proj": (False,),
     "cross_attention": (False,),
     "demux_second_text_stream": (False,),
-    "conditioners": (None, {}),
-    "fuser": (None, {"sum": [], "cross": [], "prepend": []}, {}),
     "existing_text_padding_id": (3,),
     "existing_text_end_padding_id": (0,),
     "depformer_layer_scale": (None,),
@@ -81,7 +81,10 @@ _FIXED: Final[Mapping[str, tuple[object, ...]]] = {
 }
 """Keys of which this runtime computes these values alone."""
 _SHAPES: Final = {each.name for each in fields(LanguageModelConfig)}
-_OTHERS: Final = {"model_type", "quantize", "lora", "lora_rank", "lora_scaling", "lm_gen_config", "stt_config"}
+_OTHERS: Final = {
+    *("model_type", "quantize", "lora", "lora_rank", "lora_scaling"),
+    *("lm_gen_config", "stt_config", "conditioners", "fuser"),
+}
 _CHOICES: Final[Mapping[str, tuple[object, ...]]] = {
     "norm": get_args(Norm),
     "depformer_norm": (*get_args(Norm), None),
@@ -114,6 +117,7 @@ def parse_config(keys: Mapping[str, object], source: str = "config.json") -> Che
     if faults:
         raise CheckpointError(f"{source}: " + "; ".join(faults))
     try:
+        condition = Condition.parse(keys.get("conditioners"), keys.get("fuser"))
         lm = LanguageModelConfig(**_completed(shapes, str(model_type)))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: {error}") from error
@@ -124,6 +128,7 @@ def parse_config(keys: Mapping[str, object], source: str = "config.json") -> Che
         model_type=model_type,  # type: ignore[arg-type]  # checked above
         quantize=bool(keys.get("quantize", False)),
         lora=_lora(keys, source),
+        condition=condition,
         **chosen,
     )
 

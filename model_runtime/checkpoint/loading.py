@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from model_runtime.checkpoint.condition import PREFIX
 from model_runtime.checkpoint.config import LanguageModelConfig
 from model_runtime.checkpoint.files import Checkpoint, locate
 from model_runtime.checkpoint.filling import Filling
@@ -46,7 +47,13 @@ def load_language_model(
     file = open_tensors(checkpoint.language_model())
     config = _language_model_config(checkpoint, file)
     lm = language_model_on_meta(config, int8_weights=int8_weights, int8_cache=int8_cache)
-    Filling(lm, file, _language_model_tensors(file, config), _adapters(checkpoint)).fill(torch.device(device), dtype)
+    Filling(lm, file, _language_model_tensors(checkpoint, file, config), _adapters(checkpoint)).fill(
+        torch.device(device), dtype
+    )
+    if checkpoint.config.condition is not None:
+        vector = checkpoint.config.condition.vector(file, collect(file.shapes), config.dim)
+        rows = lm.text_emb.weight
+        lm.text_emb.weight = torch.nn.Parameter((rows.float() + vector.to(rows.device)).to(rows.dtype))
     if checkpoint.config.model_type == "hibiki":
         # A translation must not end before its source does: the reference reads EOS as padding.
         lm.text_emb.weight.data[_EOS] = lm.text_emb.weight.data[_PAD]
@@ -127,7 +134,7 @@ def check_language_model(checkpoint: Checkpoint) -> LanguageModelConfig:
     file = open_tensors(checkpoint.language_model())
     config = _language_model_config(checkpoint, file)
     lm = language_model_on_meta(config)
-    Filling(lm, file, _language_model_tensors(file, config), _adapters(checkpoint)).check()
+    Filling(lm, file, _language_model_tensors(checkpoint, file, config), _adapters(checkpoint)).check()
     return config
 
 
@@ -178,9 +185,11 @@ def _expect(file: TensorFile, wanted: Family) -> None:
         raise CheckpointError(f"{file.path}: a {wanted} is needed, this file holds {holds}")
 
 
-def _language_model_tensors(file: TensorFile, config: LanguageModelConfig) -> dict[str, Stored]:
-    """The tensors that the model has; the depth steps beyond those it takes are left out of a file that has all."""
+def _language_model_tensors(checkpoint: Checkpoint, file: TensorFile, config: LanguageModelConfig) -> dict[str, Stored]:
+    """The tensors that the model has: without the condition's, and without depth steps that it does not take."""
     found = collect(file.shapes)
+    if checkpoint.config.condition is not None:
+        found = {name: stored for name, stored in found.items() if not name.startswith(PREFIX)}
     if not config.dep_q < generated_streams(found) == config.n_q:
         return found
     kept = {name: stored for name, stored in found.items() if not beyond(name, config.dep_q, config.depth_sets)}

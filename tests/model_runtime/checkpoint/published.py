@@ -89,6 +89,7 @@ STT: Final = MOSHI | {
     "extra_heads_num_heads": 4,
     "extra_heads_dim": 6,
     "conditioners": {},
+    "fuser": {"cross_attention_pos_emb": False, "sum": [], "prepend": [], "cross": []},
     "cross_attention": False,
 }
 NEWER: Final = MOSHI | {
@@ -97,6 +98,17 @@ NEWER: Final = MOSHI | {
     "depformer_low_rank_embeddings": 8,
     "depformer_norm": "layer_norm",
     "demux_second_stream": False,
+}
+_FUSER: Final = {"cross_attention_pos_emb": False, "cross_attention_pos_emb_scale": 1, "prepend": [], "cross": []}
+_QUALITY: Final = ["very_bad", "bad", "neutral", "good", "very_good"]
+HIBIKI: Final = NEWER | {
+    "conditioners": {
+        "description": {
+            "type": "lut",
+            "lut": {"n_bins": 31, "dim": 16, "tokenizer": "noop", "possible_values": _QUALITY},
+        }
+    },
+    "fuser": {**_FUSER, "sum": ["description"]},
 }
 HALVES: Final = MOSHI | {"positional_embedding": "rope_concat", "norm": "layer_norm", "text_card_out": 300}
 

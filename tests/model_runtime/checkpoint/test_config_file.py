@@ -101,6 +101,9 @@ def test_every_unknown_key_is_named() -> None:
     [
         ({"model_type": "tts"}, "model_type 'tts' is none of those that run here"),
         ({"cross_attention": True}, "cross_attention True is not computed here"),
+        ({"conditioners": {"a": {"type": "tensor"}}, "fuser": {"sum": ["a"]}}, r"one table \(lut\)"),
+        ({"conditioners": {"a": {}}, "fuser": {"sum": []}}, "one table that fuser sums"),
+        ({"fuser": {"cross": ["speaker"]}}, "crossed or prepended"),
         ({"demux_second_stream": True}, "demux_second_text_stream True"),
         ({"norm": "batch_norm"}, "norm 'batch_norm' is not computed here, only 'layer_norm'"),
         ({"positional_embedding": "sin"}, "only 'rope' or 'rope_concat'"),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model_runtime.checkpoint import load_language_model, load_mimi, load_moshi
+from model_runtime.errors import CheckpointError
 from model_runtime.lm.language_model import LanguageModel
 from tests.model_runtime.checkpoint import published
 
@@ -78,6 +79,26 @@ def test_speech_to_text_has_extra_heads(tmp_path: Path) -> None:
     expected = torch.stack([head(hidden[:, -1]).softmax(-1) for head in theirs.extra_heads], 1)  # [B, 4, 6]
     torch.testing.assert_close(lm.extra(lm(columns(keys))[0][:, -1]), expected)
     assert lm.generate_codes(hidden[:, -1], torch.zeros(2, dtype=torch.long), lambda _, x: x.argmax(-1)).shape == (2, 0)
+
+
+def test_a_translator_is_conditioned_as_in_the_reference(tmp_path: Path) -> None:
+    """The grade that the reference adds to every step's input is in the text embedding, and EOS is PAD."""
+    from moshi.run_inference import get_condition_tensors
+
+    keys = published.HIBIKI
+    theirs = published.reference_lm(keys)
+    weights = theirs.state_dict()
+    lm = load_language_model(published.write(tmp_path, weights, keys | {"model_type": "hibiki"}), "cpu", torch.float32)
+    theirs.text_emb.weight[2] = theirs.text_emb.weight[3]
+    grade = theirs.fuser.get_sum(get_condition_tensors("hibiki", theirs, 2, 1.0))
+    tokens = columns(keys)
+    tokens[0, 0, 5] = 2
+    expected = theirs.forward_text(tokens, grade)[1][:, 0]
+    assert relative(lm(tokens)[1], expected) <= 1e-5
+    assert relative(lm(tokens)[1], theirs.forward_text(tokens)[1][:, 0]) > 1e-3
+    del weights["condition_provider.conditioners.description.output_proj.weight"]
+    with pytest.raises(CheckpointError, match=r"missing \(1\): condition_provider.*output_proj"):
+        load_language_model(published.write(tmp_path, weights, keys | {"model_type": "hibiki"}))
 
 
 @pytest.mark.parametrize("style", ["parts", "fused"])
