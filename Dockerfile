@@ -11,7 +11,8 @@ RUN python3 -m venv /opt/denwa
 # Dependencies first: they change seldom, and torch is large.
 COPY pyproject.toml ./
 RUN /opt/denwa/bin/python -c "import tomllib; it = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-        print(*it['dependencies'], *it['optional-dependencies']['kyutai'], sep='\n')" > requirements.txt \
+        more = it['optional-dependencies']; \
+        print(*it['dependencies'], *more['hub'], *more['kyutai'], sep='\n')" > requirements.txt \
     && /opt/denwa/bin/pip install --no-cache-dir --requirement requirements.txt
 COPY README.md LICENSE ./
 COPY config ./config

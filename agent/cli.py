@@ -130,6 +130,12 @@ def _address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def _count(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1024")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="denwa", description="Answers phone lines with a full-duplex speech model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -180,7 +186,9 @@ def _parser() -> argparse.ArgumentParser:
         "--slots", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], metavar="N", help="default: %(default)s"
     )
     profile.add_argument("--slots", type=int, default=1, metavar="N", help="default: %(default)s")
-    verify.add_argument("--slots", type=int, default=1, metavar="N", help="conversations at once; default: %(default)s")
+    verify.add_argument(
+        "--slots", type=_count, default=1, metavar="N", help="conversations at once; default: %(default)s"
+    )
 
     call = command("call", _call, "call a number and report on the line")
     call.add_argument("uri", metavar="SIP-URI")

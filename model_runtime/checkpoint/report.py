@@ -83,7 +83,10 @@ def place(device: str | None, dtype: str | None) -> tuple[torch.device, torch.dt
 
     Raises ``CheckpointError`` where torch has no such device.
     """
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise CheckpointError(f"device {device}: {str(error).splitlines()[0]}") from error
     check_device(where)
     kind = getattr(torch, dtype or ("float32" if where.type == "cpu" else "bfloat16"))
     assert isinstance(kind, torch.dtype), kind

@@ -94,8 +94,11 @@ def test_a_checkpoint_that_cannot_be_read(tmp_path: Path, capsys: pytest.Capture
     for verb in ("info", "verify"):
         assert main(["model", verb, str(tmp_path)]) == 1
         assert f"denwa model {verb}: {tmp_path}: " in capsys.readouterr().err
-    with pytest.raises(CheckpointError, match="device cuda:99"):
-        info("random:tiny", "cuda:99")
+    for device in ("cuda:99", "gpu"):
+        with pytest.raises(CheckpointError, match=f"device {device}"):
+            info("random:tiny", device)
+    with pytest.raises(SystemExit, match="2"):
+        main(["model", "verify", "random:tiny", "--slots", "0"])
 
 
 def _spoilt(folder: Path) -> dict[str, torch.Tensor]:
