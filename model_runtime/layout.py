@@ -33,6 +33,6 @@ def lay_out(module: nn.Module) -> None:
 def by_column(weight: Tensor) -> Tensor:
     """``weight [out, in]`` with its columns contiguous, if that is the faster way to read it."""
     widens = weight.shape[0] >= weight.shape[1]
-    if weight.device.type != "cpu" or not weight.is_floating_point() or not widens or not weight.is_contiguous():
-        return weight
-    return weight.t().contiguous().t()
+    if weight.device.type == "cpu" and weight.dtype == torch.float32 and widens and weight.is_contiguous():
+        return weight.t().contiguous().t()
+    return weight

@@ -53,6 +53,8 @@ class Moshi:
         self.lm = lm.eval().requires_grad_(False)
         lay_out(self.mimi)
         lay_out(self.lm)
+        if device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False  # Mimi's codes are float32's; TF32 would flip some
         self.slots = slots
         self.device = device
         self.grid = TokenGrid(config, device)

@@ -33,9 +33,10 @@ def test_cast_model_uses_its_own_weights(small_lm: LanguageModel) -> None:
 
 
 def test_matrices_that_narrow_stay() -> None:
-    """A wide output is made contiguous by column; a narrow one, and int8, are left as published."""
+    """A wide output is made contiguous by column; a narrow one, and other types, are left as published."""
     wide, narrow = torch.randn(6, 3), torch.randn(3, 6)
     assert by_column(wide).stride() == (1, 6)
     assert by_column(narrow) is narrow
     assert by_column(by_column(wide)).stride() == (1, 6)
-    assert by_column(wide.to(torch.int8)).stride() == (3, 1)
+    for dtype in (torch.int8, torch.float16, torch.bfloat16):
+        assert by_column(wide.to(dtype)).stride() == (3, 1)
