@@ -2,7 +2,7 @@
 
 A step multiplies a few rows by large matrices, and what it costs is reading them. The library's product of one row by
 a matrix that is wider than the row reads it at up to twice the speed when the output is the dimension that runs
-fastest; a matrix that narrows is best as published. Values, shapes and names stay as they are: only strides change.
+fastest; one that narrows, or is not float32, is best as published. Values, shapes and names stay: strides change.
 """
 
 from typing import Protocol, runtime_checkable
