@@ -119,7 +119,7 @@ def parse_config(keys: Mapping[str, object], source: str = "config.json") -> Che
     try:
         condition = Condition.parse(keys.get("conditioners"), keys.get("fuser"))
         lm = LanguageModelConfig(**_completed(shapes, str(model_type)))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{source}: {error}") from error
     chosen: dict[str, Any] = {key: keys[key] for key in _NAMES if keys.get(key) is not None}
     chosen |= {key: keys[key] for key in ("lm_gen_config", "stt_config") if isinstance(keys.get(key), dict)}
@@ -205,7 +205,7 @@ def _mistyped(shapes: Mapping[str, object]) -> list[str]:
             wanted = "a number above 0"
         else:
             least = 0 if key in ("dep_q", "extra_heads_num_heads") else 1
-            fits = type(value) is int and value >= least
+            fits = type(value) is int and least <= value <= _MOST
             wanted = f"an integer of at least {least}"
         optional = value is None and key in ("text_card_out", *_OPTIONAL)
         if key == "depformer_dim_feedforward" and isinstance(value, list):
@@ -215,6 +215,7 @@ def _mistyped(shapes: Mapping[str, object]) -> list[str]:
     return faults
 
 
+_MOST: Final = 2**20  # what is larger is no model's size
 _OPTIONAL: Final = (
     "depformer_weights_per_step_schedule",
     "depformer_low_rank_embeddings",

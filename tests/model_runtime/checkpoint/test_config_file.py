@@ -1,8 +1,11 @@
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from model_runtime.checkpoint.config import LanguageModelConfig, MimiConfig
 from model_runtime.checkpoint.config_file import (
@@ -128,6 +131,22 @@ def test_what_cannot_be_computed_is_said(keys: dict[str, Any], message: str) -> 
     """A value that this runtime does not compute, or of the wrong type, is refused with the reason."""
     with pytest.raises(CheckpointError, match=message):
         parse_config(PUBLISHED | {"quantize": False} | keys)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = [*PUBLISHED, "conditioners", "fuser", "lora", "lora_rank", "kv_repeat", "depformer_norm", "extra_heads_dim"]
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), ANYTHING, max_size=4))
+@settings(max_examples=300, deadline=None)
+def test_no_value_raises_anything_but_checkpoint_error(keys: dict[str, Any]) -> None:
+    """Whatever stands in a config.json, it is read or refused."""
+    with suppress(CheckpointError):
+        parse_config(PUBLISHED | keys)
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", "\xff"])
