@@ -120,30 +120,35 @@ async def test_too_much_audio_ends_one_session_alone(worker: WorkerProcess) -> N
         await converse(sane, voice(120, 0.8))
 
 
-async def test_moshi_speaks_and_writes() -> None:
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def moshi() -> AsyncIterator[WorkerProcess]:
+    """A worker of two slots of the tiny Moshi."""
+    async with worker_process(ModelSettings(kind="moshi", checkpoint="random:tiny", slots=2)) as process:
+        yield process
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_moshi_speaks_and_writes(moshi: WorkerProcess) -> None:
     """With a speech model every frame is answered with a frame, and its words come as text."""
-    settings = ModelSettings(kind="moshi", checkpoint="random:tiny", slots=1)
     said = np.zeros(AT_ONCE, np.float32)
     texts = []
-    async with worker_process(settings) as worker:
-        for seed in (1, 1, 2):
-            async with kyutai_client(worker.url, f"text_seed={seed}&audio_seed=5&text_temperature=1.5") as client:
-                await converse(client, said)
-            texts.append(client.text)
-            assert np.sqrt(np.mean(client.heard[4 * FRAME :] ** 2)) > 0.01
+    for seed in (1, 1, 2):
+        async with kyutai_client(moshi.url, f"text_seed={seed}&audio_seed=5&text_temperature=1.5") as client:
+            await converse(client, said)
+        texts.append(client.text)
+        assert np.sqrt(np.mean(client.heard[4 * FRAME :] ** 2)) > 0.01
     assert len(texts[0]) > 3
     assert texts[0] == texts[1] != texts[2]  # a seed gives a conversation again
 
 
-async def test_the_handshake_comes_when_the_persona_is_there() -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_handshake_comes_when_the_persona_is_there(moshi: WorkerProcess) -> None:
     """A client with a prompt is told that all is ready once the model has taken it in, or why it cannot."""
-    settings = ModelSettings(kind="moshi", checkpoint="random:tiny", slots=1)
-    async with worker_process(settings) as worker:
-        async with kyutai_client(worker.url, "text_prompt=You+are+polite.&voice_prompt=") as client:
-            await converse(client, np.zeros(AT_ONCE, np.float32))
-            assert not client.errors
-        async with kyutai_client(worker.url, "voice_prompt=NATF2.pt", ready=False) as client:
-            await client.wait_closed()
+    async with kyutai_client(moshi.url, "text_prompt=You+are+polite.&voice_prompt=") as client:
+        await converse(client, np.zeros(6 * FRAME, np.float32))
+        assert not client.errors
+    async with kyutai_client(moshi.url, "voice_prompt=NATF2.pt", ready=False) as client:
+        await client.wait_closed()
     assert "NATF2" in client.errors[0]
     assert client.close_code == 1011
 
