@@ -1,13 +1,16 @@
-"""Files of named tensors, read one at a time through a memory mapping. Used by whoever loads a model.
+"""Files of named tensors, read one at a time through memory mappings. Used by whoever loads a model.
 
-A mapping's pages count as this process's memory for as long as the mapping lives. So a file is mapped anew for every
-tensor that is copied elsewhere; only what stays as it is, on the CPU, keeps its mapping.
+A mapping's pages count as this process's memory for as long as the mapping lives. So each tensor has a mapping of its
+own, which goes with it: only what stays as it is, on the CPU, is kept. Nor does any mapping ask for more address space
+than its tensor, so a host may have less memory than the file has bytes.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import json
+import mmap
+from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -56,31 +59,45 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._kept: Any = None
-        with _opened(path) as tensors:
-            slices = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118  # not a mapping
-            self.shapes: Mapping[str, Shape] = {key: tuple(each.get_shape()) for key, each in slices.items()}
-            self._dtypes = {key: each.get_dtype() for key, each in slices.items()}
+        try:
+            with safe_open(path, framework="pt"):  # finds every fault of the header, and bytes that are missing
+                pass
+            with path.open("rb") as file:
+                size = int.from_bytes(file.read(8), "little")
+                header = json.loads(file.read(size))
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{path}: truncated, corrupt or no safetensors file at all: {_line(error)}"
+            ) from error
+        except OSError as error:
+            raise CheckpointError(f"{path}: {error.strerror or _line(error)}") from error
+        header.pop("__metadata__", None)
+        self.shapes: Mapping[str, Shape] = {key: tuple(each["shape"]) for key, each in header.items()}
+        self._types: Mapping[str, str] = {key: each["dtype"] for key, each in header.items()}
+        self._starts: Mapping[str, int] = {key: 8 + size + each["data_offsets"][0] for key, each in header.items()}
 
     def dtype(self, key: str) -> torch.dtype:
         """The type of a tensor."""
-        name = self._dtypes[key]
+        name = self._types[key]
         if name not in _DTYPES:
             raise CheckpointError(f"{self.path}: {key}: type {name} cannot be read here")
         return _DTYPES[name]
 
     def map(self, key: str) -> Tensor:
-        """A tensor that stays mapped while it is in use."""
-        if self._kept is None:
-            self._kept = safe_open(self.path, framework="pt")
-        tensor: Tensor = self._kept.get_tensor(key)
-        return tensor
+        """A tensor that stays mapped while it is in use; what is written to it stays in this process."""
+        dtype, shape, start = self.dtype(key), self.shapes[key], self._starts[key]
+        count = prod(shape)
+        if not count:
+            return torch.empty(shape, dtype=dtype)
+        page = start - start % mmap.ALLOCATIONGRANULARITY
+        with self.path.open("rb") as file:
+            length = start - page + count * dtype.itemsize
+            window = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_COPY, offset=page)
+        return torch.frombuffer(window, dtype=dtype, count=count, offset=start - page).view(shape)
 
     def copy(self, key: str, to: Tensor) -> None:
         """Write the first ``len(to)`` rows of a tensor to ``to``; of the mapping nothing stays."""
-        with _opened(self.path) as tensors:
-            tensor: Tensor = tensors.get_tensor(key)
-            to.copy_(tensor if tensor.shape == to.shape else tensor[: len(to)])
+        _copy_rows(self.map(key), to)
 
 
 class PickledFile:
@@ -110,8 +127,7 @@ class PickledFile:
 
     def copy(self, key: str, to: Tensor) -> None:
         """Write the first ``len(to)`` rows of a tensor to ``to``."""
-        tensor = self._tensors[key]
-        to.copy_(tensor if tensor.shape == to.shape else tensor[: len(to)])
+        _copy_rows(self._tensors[key], to)
 
 
 _KINDS: Final[Mapping[str, Callable[[Path], TensorFile]]] = {
@@ -131,15 +147,8 @@ def open_tensors(path: Path) -> TensorFile:
     return _KINDS[path.suffix](path)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            yield tensors
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: truncated, corrupt or no safetensors file at all: {_line(error)}") from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or _line(error)}") from error
+def _copy_rows(tensor: Tensor, to: Tensor) -> None:
+    to.copy_(tensor if tensor.shape == to.shape else tensor[: len(to)])
 
 
 def _line(error: Exception) -> str:
