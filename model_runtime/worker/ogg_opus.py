@@ -16,7 +16,9 @@ from model_runtime.worker.ogg import OggPages
 
 _FULL_SCALE: Final = 32_768.0
 _MAX_AHEAD_S: Final = 2.0
-"""Audio that may come at once; a network that stalled hands over what it held back."""
+"""How far audio may be ahead of the clock."""
+_MAX_BEHIND_S: Final = 10.0
+"""How far it may fall behind and still catch up: a network that stalled hands over what it held back."""
 _FASTEST: Final = 1.05
 """Seconds of audio per second in the long run; a client's clock may be a little fast."""
 
@@ -46,7 +48,8 @@ class OpusReader:
         Raises ``ProtocolError`` where that is no Ogg/Opus, or more audio than time has passed for.
         """
         pages = self._pages.feed(data)
-        self._ahead_s = max(0.0, self._ahead_s - (now - self._at) * _FASTEST) + sum(page.audio_s for page in pages)
+        passed_s = (now - self._at) * _FASTEST
+        self._ahead_s = max(-_MAX_BEHIND_S, self._ahead_s - passed_s) + sum(page.audio_s for page in pages)
         self._at = now
         if self._ahead_s > _MAX_AHEAD_S:
             raise ProtocolError("audio: it comes faster than it can have been spoken")

@@ -89,14 +89,24 @@ def test_frames_are_whole_whatever_the_pages_hold() -> None:
 
 def test_audio_may_not_run_ahead_of_time() -> None:
     """Two seconds may come at once, and again as time passes; minutes in small packets are refused undecoded."""
-    head = stream(0) or OpusWriter().append(np.zeros(1920, np.int16))
     second = page(*[b"\x18\x00\x00"] * 17)  # 1.02 s
     reader = OpusReader(0.0)
-    reader.append(head + second, 0.0)
+    reader.append(stream(1) + second, 0.0)
     reader.append(second, 0.2)
     reader.append(second, 1.2)
     with pytest.raises(ProtocolError, match="faster than it can have been spoken"):
         reader.append(second, 1.3)
+
+
+def test_audio_may_catch_up() -> None:
+    """What a network held back may come at once, and no more than that."""
+    second = page(*[b"\x18\x00\x00"] * 17)  # 1.02 s
+    reader = OpusReader(0.0)
+    reader.append(stream(1), 0.0)
+    for _ in range(8):
+        reader.append(second, 7.0)
+    with pytest.raises(ProtocolError, match="faster than it can have been spoken"):
+        reader.append(page(*[b"\x18\x00\x00"] * 51), 7.0)
 
 
 def test_a_fast_clock_is_no_fault() -> None:
