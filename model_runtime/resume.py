@@ -61,8 +61,8 @@ class PreparedPrompt:
 def prepare_prompt(moshi: "Moshi", prompt: "Prompt") -> Generator[None, None, PreparedPrompt]:
     """Compute a prompt's state, a piece of work per item, and return it."""
     state = moshi.lm.new_state(1, ring=len(prompt.rows))
-    inputs = _inputs(moshi, prompt.rows, 0, prompt.embeddings)
-    yield from _prefill(moshi, state, 0, inputs, 0)
+    columns = moshi.grid.read_columns(prompt.rows.to(moshi.device), 0)
+    yield from _prefill(moshi, state, 0, columns, 0, prompt.embeddings)
     return PreparedPrompt(prompt, state)
 
 
@@ -98,33 +98,32 @@ def begin(
         whole = first == before
         rows = torch.cat([rows[-moshi.grid.lag :], history.rows]) if whole else history.rows
         first -= len(rows) - len(history.rows)
-        inputs = _inputs(moshi, rows, first)
-        position = steps - len(inputs)
+        columns = moshi.grid.read_columns(rows.to(moshi.device), first)
+        position = steps - len(columns)
         if not whole:
             moshi.lm.transformer.start_at(moshi.lm_state.transformer, slot, position)
-        yield from _prefill(moshi, moshi.lm_state, slot, inputs, position)
+        yield from _prefill(moshi, moshi.lm_state, slot, columns, position)
         silent = 1 if before else moshi.grid.max_delay  # steps that gave no audio
         yield from _restore_codec(moshi, slot, rows, history, history.steps - silent)
     moshi.grid.restore(moshi.grid_state, slot, rows.to(moshi.device), steps)
 
 
-def _inputs(moshi: "Moshi", rows: Tensor, first: int, embeddings: Tensor | None = None) -> Tensor:
-    """What the temporal transformer is given in the steps that added ``rows [T, K]``: ``[T', dim]``.
-
-    ``embeddings [M, dim]`` stand in the place of the first M.
-    """
-    columns = moshi.grid.read_columns(rows.to(moshi.device), first)
-    if embeddings is None:
-        return moshi.lm.embed(columns)
-    given = embeddings.to(moshi.device, moshi.lm.text_emb.weight.dtype)
-    return torch.cat([given, moshi.lm.embed(columns[len(given) :])])
-
-
-def _prefill(moshi: "Moshi", state: LanguageModelState, slot: int, inputs: Tensor, position: int) -> Iterator[None]:
+def _prefill(
+    moshi: "Moshi",
+    state: LanguageModelState,
+    slot: int,
+    columns: Tensor,
+    position: int,
+    embeddings: Tensor | None = None,
+) -> Iterator[None]:
+    """Take in what the steps from ``position`` on read, ``columns [T, K]``, the first M as ``embeddings [M, dim]``."""
     at_once = min(_STEPS_AT_ONCE, state.transformer.rings[0].capacity)
-    for first in range(0, len(inputs), at_once):
-        part = inputs[first : first + at_once]
-        moshi.lm.prefill(part, state, slot, position + first)
+    for first in range(0, len(columns), at_once):
+        inputs = moshi.lm.embed(columns[first : first + at_once])
+        if embeddings is not None and first < len(embeddings):
+            given = embeddings[first : first + at_once]
+            inputs = torch.cat([given.to(inputs), inputs[len(given) :]])
+        moshi.lm.prefill(inputs, state, slot, position + first)
         yield
 
 
