@@ -22,6 +22,7 @@ from model_runtime.checkpoint.config import LanguageModelConfig, MimiConfig, Sea
 from model_runtime.lm.language_model import LanguageModel
 from model_runtime.mimi.codec import Mimi
 from model_runtime.moshi import Moshi, Sampling
+from model_runtime.profile import fill_contexts
 from model_runtime.tiny import tiny_language_model, tiny_mimi
 
 BLOCK: Final = 10
@@ -98,6 +99,7 @@ class Ours:
         self._mask = torch.ones(slots, dtype=torch.bool)
         for slot in range(slots):
             self._moshi.reset(slot, Sampling(), slot)
+        fill_contexts(self._moshi)  # the reference attends over its whole ring from the first step on
         self._encode, self._decode = mimi.encode_step, mimi.decode_step
 
     def step(self, audio: Tensor) -> None:

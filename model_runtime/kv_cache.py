@@ -103,7 +103,7 @@ class RingStep:
     mask: Tensor | None  # [B]: which of all slots take part, where ``rows`` could not be told without waiting
     taking_part: Tensor | None  # [A]: ``rows`` where they are not all slots
     positions: Tensor  # [B, T], of the queries
-    bias: Tensor  # [B, 1, T, capacity], 0 or -inf
+    bias: Tensor  # [B, 1, T, S], 0 or -inf, for the first S places: the others have never been written
     filled: Tensor  # [B]: places from here on have never been written
 
     def write(self, ring: Tensor, new: Tensor) -> None:
@@ -135,10 +135,13 @@ class RingStep:
         device = offset.device
         positions = offset[:, None] + torch.arange(length, device=device)  # [B, T]
         last = positions[:, -1:]  # [B, 1]
-        places = torch.arange(capacity, device=device)[None]
+        reach = capacity
+        if device.type == "cpu":  # where nobody waits for it, what has never been written is not looked at either
+            reach = min(capacity, int(offset.max()) + length)
+        places = torch.arange(reach, device=device)[None]
         if layout is None:
             index = positions % capacity
-            held = last - (last - places) % capacity  # [B, capacity], < 0: never written
+            held = last - (last - places) % capacity  # [B, S], < 0: never written
             bias = causal_bias(positions, held, context, dtype)
         else:
             index = layout.index(positions, capacity)
@@ -164,10 +167,11 @@ def attend(query: Tensor, kv: Tensor, scale: Tensor | None, step: RingStep) -> T
         from model_runtime.kernels.gpu.attention import attend as attend_on_gpu
 
         return attend_on_gpu(query, kv, scale, step.bias, step.filled)
+    seen = step.bias.shape[-1]
+    kv = kv[:, :, :, :seen]
     if scale is not None:
-        kv = (kv * scale[..., None]).to(query.dtype)
-    keys, values = kv[:, 0], kv[:, 1]
-    return attend_over(query, keys, values, step.bias)
+        kv = (kv * scale[:, :, :, :seen, None]).to(query.dtype)
+    return attend_over(query, kv[:, 0], kv[:, 1], step.bias)
 
 
 def attend_over(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ def profile(moshi: Moshi, steps: int, *, copy_rate: float, graphs: bool = True, 
     graphed = graphs and moshi.device.type == "cuda"
     for slot in range(moshi.slots):
         moshi.reset(slot, Sampling(), slot)
-    _fill_contexts(moshi)
+    fill_contexts(moshi)
     if moshi.device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -203,7 +203,7 @@ def _parts(moshi: Moshi) -> dict[str, Callable[[], object]]:
     }
 
 
-def _fill_contexts(moshi: Moshi) -> None:
+def fill_contexts(moshi: Moshi) -> None:
     """Let every slot be as old as its contexts are long, since that is when a step costs most."""
     context = moshi.lm.config.context
     moshi.lm_state.transformer.offset.fill_(context)

@@ -129,7 +129,8 @@ class StreamingConvTranspose1d(nn.Module):
         For the few positions of a step, the library's own is some times slower on a CPU.
         """
         batch, channels, length = x.shape
-        windows = torch.matmul(x.transpose(1, 2), weight.view(channels, -1))  # [B, T, C' * 2 * stride]
+        positions = x.transpose(1, 2).reshape(-1, channels)  # [B * T, C], so that the weights are read once
+        windows = positions @ weight.view(channels, -1)  # [B * T, C' * 2 * stride]
         first, second = windows.view(batch, length, self._channels, 2, self._stride).permute(3, 0, 2, 1, 4)
         y = x.new_zeros(batch, self._channels, length + 1, self._stride)
         y[:, :, :-1] = first

@@ -8,7 +8,7 @@ CPU = torch.device("cpu")
 def visible(step: RingStep, ring: RingKVCache, slot: int) -> list[list[int]]:
     """The positions each query of a slot sees, read from values that hold their own position."""
     seen = step.bias[slot, 0] == 0  # [T, capacity]
-    return [sorted(int(p) for p in ring.kv[slot, 1, 0, :, 0][row]) for row in seen]
+    return [sorted(int(p) for p in ring.kv[slot, 1, 0, : len(row), 0][row]) for row in seen]
 
 
 def append(ring: RingKVCache, offset: torch.Tensor, mask: torch.Tensor, length: int, context: int) -> RingStep:
