@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from model_runtime.checkpoint import load_language_model, load_mimi, load_moshi
 from model_runtime.errors import CheckpointError
+from model_runtime.lm.delays import TokenGrid
 from model_runtime.lm.language_model import LanguageModel
 from tests.model_runtime.checkpoint import published
 
@@ -79,6 +80,32 @@ def test_speech_to_text_has_extra_heads(tmp_path: Path) -> None:
     expected = torch.stack([head(hidden[:, -1]).softmax(-1) for head in theirs.extra_heads], 1)  # [B, 4, 6]
     torch.testing.assert_close(lm.extra(lm(columns(keys))[0][:, -1]), expected)
     assert lm.generate_codes(hidden[:, -1], torch.zeros(2, dtype=torch.long), lambda _, x: x.argmax(-1)).shape == (2, 0)
+
+
+def test_speech_to_text_streams_as_the_reference(tmp_path: Path) -> None:
+    """Greedy text, step by step through the token grid and with gaps in the slots, is the reference's."""
+    from moshi.models.lm import LMGen
+
+    theirs = published.reference_lm(published.STT)
+    path = published.write(tmp_path, theirs.state_dict(), published.STT | {"model_type": "stt"})
+    lm = load_language_model(path, "cpu", torch.float32)
+    grid = TokenGrid(lm.config, torch.device("cpu"))
+    state, cells = lm.new_state(3), grid.new_state(3)
+    generator = LMGen(theirs, use_sampling=False, support_out_of_sync=True, condition_tensors={})
+    random = torch.Generator().manual_seed(6)
+    said: set[int] = set()
+    with generator.streaming(3):
+        for _ in range(60):
+            mask = torch.rand(3, generator=random) < 0.7
+            codes = torch.randint(published.STT["card"], (3, 8), generator=random)
+            generator.set_exec_mask(mask)
+            expected = generator.step(codes[..., None])[:, 0, 0]
+            grid.hear(cells, codes, mask)
+            text = lm.step(grid.inputs(cells, mask), state, mask)[1].argmax(-1)
+            grid.say(cells, text, text.new_empty(3, 0), mask)
+            assert torch.equal(text[mask], expected[mask])
+            said |= set(text[mask].tolist())
+    assert len(said) > 20
 
 
 def test_a_translator_is_conditioned_as_in_the_reference(tmp_path: Path) -> None:
