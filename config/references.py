@@ -33,6 +33,7 @@ def reference_faults(data: Mapping[str, Any]) -> Iterator[Fault]:
     models, agents, trunks = (_mapping(data.get(name)) for name in ("models", "agents", "trunks"))
     for name, agent in agents.items():
         yield from _unknown(("agents", name, "model"), _mapping(agent).get("model"), "model", models)
+        yield from _voiceless(name, _mapping(agent), models)
     for index, route in enumerate(_list(data.get("routes"))):
         written = _mapping(route)
         yield from _unknown(("routes", index, "agent"), written.get("agent"), "agent", agents)
@@ -57,6 +58,14 @@ def unreached_routes(data: Mapping[str, Any]) -> Iterator[Fault]:
 def _unknown(key: Key, name: object, noun: str, known: Mapping[str, Any]) -> Iterator[Fault]:
     if isinstance(name, str) and name and name not in known:
         yield key, f"there is no {noun} {name!r}; {nearest(name, known)}"
+
+
+def _voiceless(name: str, agent: Mapping[str, Any], models: Mapping[str, Any]) -> Iterator[Fault]:
+    """A voice needs a folder of voices where the model's workers are of this configuration."""
+    model = agent.get("model")
+    settings = _mapping(models.get(model)) if isinstance(model, str) else {}
+    if agent.get("voice") and settings and not settings.get("voices") and not settings.get("workers"):
+        yield ("agents", name, "voice"), f"models.{model} has no voices; write voices: FOLDER there, or no voice here"
 
 
 def _too_few_ports(sip: Mapping[str, Any]) -> Iterator[Fault]:

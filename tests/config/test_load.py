@@ -124,6 +124,11 @@ def test_load_raises_all_errors(write: Write) -> None:
         ({"denwa.yaml": RIGHT, "agents/a.yaml": "model: echo\n"}, "agents/a.yaml:1: agents.a: is defined twice"),
         ({"denwa.yaml": RIGHT, "agents/b.yml": "[\n"}, "agents/b.yml:2: agents.b: is not YAML here"),
         ({"denwa.yaml": RIGHT, "agents/a b.yaml": "model: echo\n"}, "agents/a b.yaml:1: agents.a b: is no name"),
+        (
+            {"denwa.yaml": RIGHT, "agents/b.yaml": "model: echo\nvoice: NATF0\n"},
+            "agents/b.yaml:2: agents.b.voice: models.echo has no voices; write voices: FOLDER there",
+        ),
+        ({"denwa.yaml": RIGHT, "agents/b.yaml": "model: echo\nvoice: ../x\n"}, "agents.b.voice: "),
         ({"denwa.yaml": RIGHT + "webrtc: {}\n"}, "denwa.yaml:7: webrtc: there is no such key"),
         (
             {"denwa.yaml": RIGHT + "sip: {max_calls: 99, rtp_ports: {first: 10000, last: 10099}}\n"},
