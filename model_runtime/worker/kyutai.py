@@ -23,7 +23,7 @@ from model_runtime.engine.slot import Slot, SlotStep
 from model_runtime.errors import ModelError, NoFreeSlot, ProtocolError
 from model_runtime.worker.ogg_opus import OpusReader, OpusWriter
 from model_runtime.worker.outbox import Outbox
-from model_runtime.worker.protocol import Frame, Open, check_open
+from model_runtime.worker.protocol import MAX_MESSAGE_BYTES, Frame, Open, check_open
 from model_runtime.worker.session import Patience
 
 log = logging.getLogger(__name__)
@@ -172,6 +172,10 @@ class KyutaiSession:
             async with asyncio.timeout(self._patience.audio_s) as silence:
                 while True:
                     message = await self._receive()
+                    if len(message) > MAX_MESSAGE_BYTES:
+                        raise ProtocolError(
+                            f"a message of {len(message)} bytes; at most {MAX_MESSAGE_BYTES} are allowed"
+                        )
                     if message[:1] != AUDIO:
                         continue
                     now = loop.time()

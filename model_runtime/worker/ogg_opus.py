@@ -53,16 +53,15 @@ class OpusReader:
         self._at = now
         if self._ahead_s > _MAX_AHEAD_S:
             raise ProtocolError("audio: it comes faster than it can have been spoken")
-        parts = [self._pcm, *(self._decode(page.data) for page in pages)]
-        pcm = np.concatenate(parts)
+        pcm = np.concatenate([self._pcm, self._decode(b"".join(page.data for page in pages))])
         whole = len(pcm) // FRAME_SAMPLES * FRAME_SAMPLES
         self._pcm = pcm[whole:]
         scaled = np.clip(np.rint(pcm[:whole] * _FULL_SCALE), -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
         return list(scaled.reshape(-1, FRAME_SAMPLES))
 
-    def _decode(self, page: bytes) -> NDArray[np.float32]:
+    def _decode(self, pages: bytes) -> NDArray[np.float32]:
         try:
-            pcm: NDArray[np.float32] = self._decoder.append_bytes(page)
+            pcm: NDArray[np.float32] = self._decoder.append_bytes(pages)
         except ValueError as error:
             raise ProtocolError(f"audio: {error}") from None
         return pcm

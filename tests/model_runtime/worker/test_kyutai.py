@@ -94,6 +94,7 @@ async def test_other_kinds_are_ignored(worker: WorkerProcess) -> None:
     ("payload", "error"),
     [
         (b"RIFF....WAVE", "audio: expected the pages of an Ogg stream"),
+        (b"OggS" + bytes(20_000), "a message of 20005 bytes; at most 16384 are allowed"),
         (b"OggS" + bytes(22) + b"\x01\x06OpusHe" + b"OggS" + bytes(22) + b"\x01\x05\xff\xff\xff\xff\xff", "audio: "),
     ],
 )
