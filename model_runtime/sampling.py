@@ -65,6 +65,10 @@ class _Race:
         self.top_k[slot] = candidates
         return self.noise[slot, :, : candidates if temperature > 0 else 0]
 
+    def ranked(self, top_k: int, grain: int) -> int:
+        """How many tokens to rank for ``top_k``: a multiple of ``grain``, or all."""
+        return min(self.noise.shape[2], -(-top_k // grain) * grain)
+
     def draw(self, n: int, logits: Tensor, candidates: int) -> Tensor:
         return draw(logits, self.temperature, self.top_k, self.noise[:, n, :candidates])
 
@@ -73,7 +77,7 @@ class SlotSampler:
     """The sampling settings, the generators and the step's noise of every slot.
 
     ``candidates`` says how many of text and of audio tokens are ranked in a step: a number that only ever grows, with
-    the largest ``top_k`` asked for, since a captured graph has it built in.
+    the largest ``top_k`` asked for, since a captured graph has it built in; on a GPU in steps of 256.
     """
 
     def __init__(self, slots: int, text_card: int, card: int, dep_q: int, device: torch.device) -> None:
@@ -82,6 +86,7 @@ class SlotSampler:
         self._audio = _Race.allocate(slots, dep_q, card, device)
         self._noise: list[tuple[Tensor, ...]] = [()] * slots
         self.candidates = (1, 1)
+        self._grain = 1 if device.type == "cpu" else 256
         for slot in range(slots):
             self.reset(slot, Sampling(), seed=slot)
 
@@ -91,7 +96,10 @@ class SlotSampler:
         text = self._text.set(slot, sampling.text_temperature, sampling.text_top_k)
         audio = self._audio.set(slot, sampling.audio_temperature, sampling.audio_top_k)
         self._noise[slot] = tuple(noise for noise in (text, audio) if noise.numel())
-        self.candidates = (max(self.candidates[0], text.shape[1]), max(self.candidates[1], audio.shape[1]))
+        self.candidates = (
+            max(self.candidates[0], self._text.ranked(text.shape[1], self._grain)),
+            max(self.candidates[1], self._audio.ranked(audio.shape[1], self._grain)),
+        )
 
     def rows(self, count: int) -> "SlotSampler":
         """The first ``count`` slots of this sampler; settings and noise are shared."""

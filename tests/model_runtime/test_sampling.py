@@ -68,3 +68,13 @@ def test_greedy_settings() -> None:
     sampler.prepare([True])
     logits = torch.tensor([[0.0, 0.1, 0.3, 0.2]])
     assert (int(sampler.text(logits)), int(sampler.code(0, logits))) == (2, 2)
+
+
+def test_candidates_only_grow() -> None:
+    """As many tokens are ranked as the largest top-k ever asked for, and a greedy slot asks for none."""
+    sampler = SlotSampler(2, 1000, 500, 1, CPU)
+    assert sampler.candidates == (25, 250)
+    sampler.reset(0, Sampling(text_top_k=700, audio_top_k=9000), 1)
+    sampler.reset(0, GREEDY, 1)
+    assert sampler.candidates == (700, 500)
+    assert sampler.rows(1).candidates == (700, 500)
