@@ -76,7 +76,7 @@ class LanguageModel(nn.Module):
         return LanguageModelState(self.transformer.new_state(slots, ring, pins))
 
     def prefill(self, inputs: Tensor, state: LanguageModelState, slot: int, position: int) -> None:
-        """Take in the next steps of one slot, embedded as ``inputs [T, dim]``, in one pass (``Transformer.prefill``)."""
+        """Take in the next steps of one slot, embedded as ``inputs [T, dim]``, in one pass."""
         self.transformer.prefill(inputs[None], state.transformer, slot, position)
 
     def embed(self, columns: Tensor) -> Tensor:
