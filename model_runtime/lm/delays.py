@@ -5,7 +5,7 @@ frame n of the conversation stands in column n + delay_k (arXiv 2410.00037, sect
 ``max(delays) + 2`` columns are kept, in a ring, per slot.
 
 What a step adds to the grid is its row ``[K]``: the text and own codes that it drew, which stand in the column after
-it, and the user's codes that it heard. The rows of all steps tell the whole grid; those of the last steps, what is left.
+it, and the user's codes that it heard. The rows of all steps tell the whole grid; those of the last steps, its end.
 """
 
 from dataclasses import dataclass
