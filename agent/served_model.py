@@ -17,8 +17,8 @@ log = structlog.get_logger(__name__)
 _PROBE_EVERY_S: Final = 1.0
 _PROBE_EVERY_STARTING_S: Final = 0.1
 _OPEN_WITHIN_S: Final = 3.0
-_PREPARED_WITHIN_S: Final = 8.0
-"""With a prompt or a past to take in first."""
+_PREPARED_WITHIN_S: Final = 20.0
+"""With a prompt or a past to take in first, perhaps after those of many others."""
 
 
 class _Worker:

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 _FAILURES_IN_A_ROW: Final = 3
 """After so many steps failed one after the other the model is beyond help (a CUDA error never goes away)."""
+_BEGINNING_SHARE: Final = 0.25
+"""Of a step's budget: what beginnings may take between two steps."""
 _STALLED_S: Final = 1.0
 """A step that runs longer than this takes no newcomers, whatever the p99 of the finished ones."""
 
@@ -164,7 +166,8 @@ class Engine:
             started_at = self._clock()
             output = self._advance(batch)
             self._scatter(batch, output, started_at)
-        self._go_on_beginning()
+        if self._beginnings:
+            self._go_on_beginning()
 
     def _gather(self) -> tuple[list[Slot], Batch]:
         """Take one frame of every slot that has one; a slot with a second frame stays due."""
@@ -185,10 +188,14 @@ class Engine:
             slot.fresh = False
 
     def _go_on_beginning(self) -> None:
-        """Do one piece of the oldest beginning, so that no step waits for more than that."""
-        if not self._beginnings:
-            return
-        slot, pieces = next(iter(self._beginnings.items()))
+        """Do pieces of the oldest beginning: one at least, and no more than the next step can wait for."""
+        until = self._clock() + _BEGINNING_SHARE * self._budget_s
+        while self._beginnings:
+            self._do_piece(*next(iter(self._beginnings.items())))
+            if self._clock() >= until:
+                break
+
+    def _do_piece(self, slot: Slot, pieces: Iterator[None]) -> None:
         if self._slots[slot.row] is slot:
             try:
                 next(pieces)

@@ -225,7 +225,7 @@ async def test_a_beginning_comes_in_pieces_between_steps() -> None:
     """A slot that begins with a past is stepped, and told so, after its last piece; others are stepped in between."""
     model = ScriptedModel(2)
     model.pieces = 4
-    async with running(model) as engine:
+    async with running(model, budget_s=0.0) as engine:  # no time for more than one piece between two steps
         talking, beginning = NotingTenant(), NotingTenant()
         slot = engine.open(SAMPLING, 1, talking)
         model.hold()
