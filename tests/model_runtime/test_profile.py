@@ -1,6 +1,6 @@
 import pytest
 
-from model_runtime.bench import bench, profile_report
+from agent.cli import main
 from model_runtime.moshi import Moshi
 from model_runtime.profile import (
     PARTS,
@@ -58,11 +58,13 @@ def test_int8_cache_is_a_quarter_and_a_scale() -> None:
     assert narrow == wide // 4 + 3 * 2 * 250 * 4 * 4
 
 
-def test_reports_are_tables() -> None:
-    """``bench`` has a row per size, ``profile`` also the latency budget and the costliest operations."""
-    table = bench("random:tiny", "cpu", None, [2, 1], 2)
+def test_reports_are_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    """``denwa model bench`` has a row per size, ``profile`` the latency budget and the costliest operations too."""
+    assert main(["model", "bench", "random:tiny", "--device", "cpu", "--slots", "2", "1", "--steps", "2"]) == 0
+    table = capsys.readouterr().out
     assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][2:] == ["1", "2"]
     assert "Calls that fit" in table
-    report = profile_report("random:tiny", "cpu", None, 1, 2)
+    assert main(["model", "profile", "random:tiny", "--device", "cpu", "--steps", "2", "--int8-cache"]) == 0
+    report = capsys.readouterr().out
     for line in ("capture", "framing", "encode", "step", "decode", "playout", "in all", "aten::mm"):
         assert f"| {line} |" in report

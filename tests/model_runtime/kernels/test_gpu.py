@@ -3,6 +3,9 @@
 
 import importlib.util
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,3 +82,18 @@ def test_gate() -> None:
     projected = torch.randn(3, 1, 2 * 1100, device=DEVICE)
     gate, value = projected.chunk(2, -1)
     torch.testing.assert_close(silu_gate(projected), torch.nn.functional.silu(gate) * value)
+
+
+def test_kernels_compile_for_hopper(tmp_path: Path) -> None:
+    """Triton and its assembler take every kernel at the 7B's sizes; that needs no GPU."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.model_runtime.kernels.compile_for_hopper"],
+        env={**environment, "TRITON_CACHE_DIR": str(tmp_path)},
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["_attend_run"] * 2 + ["_join_runs", "_rotate", "_gate"] + ["_matmul"] * 2
