@@ -1,9 +1,11 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from model_runtime.engine.graph import StepGraphs, put, silence, smallest
-from model_runtime.lm.delays import UNGENERATED
+from model_runtime.lm.delays import NOT_FORCED, UNGENERATED
 from model_runtime.lm.language_model import LanguageModel
 from model_runtime.mimi.codec import Mimi
 from model_runtime.moshi import Moshi, Sampling
@@ -85,21 +87,51 @@ def test_on_the_cpu_steps_are_eager(small_mimi: Mimi, small_lm: LanguageModel) -
         assert torch.equal(graphs.step(frame, mask).tokens, eager.step(frame, mask).tokens)
 
 
+class WorkAgain:
+    """In the place of a captured graph where there is no GPU: it does the work anew.
+
+    Unrealistic in that it sees what changes beside its buffers.
+    """
+
+    def __init__(self, work: Callable[[], object], device: torch.device, pool: object) -> None:
+        self.replay = work
+
+
+@torch.inference_mode()
+def test_buffers_and_sizes_carry_whole_conversations(
+    small_mimi: Mimi, small_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All around the captured graphs gives the tokens of eager steps (the graphs themselves need a GPU)."""
+    monkeypatch.setattr("model_runtime.engine.graph.capture", WorkAgain)
+    graphed = Moshi(small_mimi, small_lm, 5)
+    graphs = StepGraphs(graphed, sizes=(1, 2, 4))
+    graphs._graphed = True
+    assert_conversations_equal(graphs, graphed, Moshi(small_mimi, small_lm, 5))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU, and this machine has none")
 def test_graphs_equal_eager_steps(small_mimi: Mimi, small_lm: LanguageModel) -> None:
-    """Replayed graphs of any size give the tokens of eager steps, through gaps, resets and a larger top-k."""
+    """Replayed graphs of any size give the tokens of eager steps."""
     mimi, lm = small_mimi.cuda(), small_lm.cuda()
-    frames = recording(5, 30)
-    eager, graphed = Moshi(mimi, lm, 5), Moshi(mimi, lm, 5)
-    graphs = StepGraphs(graphed, sizes=(1, 2, 4))
+    graphed = Moshi(mimi, lm, 5)
+    assert_conversations_equal(StepGraphs(graphed, sizes=(1, 2, 4)), graphed, Moshi(mimi, lm, 5))
+
+
+def assert_conversations_equal(graphs: StepGraphs, graphed: Moshi, eager: Moshi) -> None:
+    """Through gaps, resets, forced tokens and a larger top-k."""
     graphs.capture()
     random = torch.Generator().manual_seed(1)
-    for n, frame in enumerate(frames):
+    for n, frame in enumerate(recording(5, 30)):
         mask = torch.rand(5, generator=random) < (0.9 if n % 3 else 0.2)
         if n in (10, 20):
             for moshi in (eager, graphed):
-                moshi.reset(n % 5, Sampling(audio_top_k=n * 3), n)
-        expected, step = eager.step(frame, mask), graphs.step(frame, mask)
+                moshi.reset(n % 5, Sampling(audio_top_k=n * 3, text_top_k=40), n)
+        forced = None
+        if n % 4 == 0:
+            forced = torch.full((5, 17), NOT_FORCED)
+            forced[2, 0] = n
+        expected, step = eager.step(frame, mask, forced), graphs.step(frame, mask, forced)
         assert torch.equal(step.tokens, expected.tokens)
         assert torch.equal(step.row, expected.row)
+        assert torch.equal(step.ready, expected.ready)
         torch.testing.assert_close(step.audio, expected.audio, rtol=0, atol=1e-4)
