@@ -1,13 +1,15 @@
 """A record of what a session's model heard and said, to run the same conversation again offline."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from config.audio import FRAME_SAMPLES
 from model_runtime.engine.slot import SlotStep
-from model_runtime.worker.protocol import Open
+from model_runtime.worker.protocol import TOKENS, Open
 
 MAX_STEPS: Final = 7_500
 """Ten minutes, about 60 MB: the record is kept in memory until it is written."""
@@ -17,7 +19,8 @@ class SessionDump:
     """Collects the steps of one session, the first ten minutes of it.
 
     The file is a numpy archive: ``heard`` and ``said``, int16 [N, 1920]; ``tokens``, int64 [N, K]; ``captured_at``,
-    float64 [N]; and ``session``, JSON with ``open`` (seed and sampling) and ``text`` (N pieces).
+    float64 [N]; and ``session``, JSON with ``open`` (seed, sampling, prompt, and the step it began at) and ``text`` (N
+    pieces). A resumed one has its past too: ``past_tokens``, int32 [T, K], and ``past_heard``, int16 [W, 1920].
     """
 
     def __init__(self, path: Path, request: Open) -> None:
@@ -34,11 +37,17 @@ class SessionDump:
         """Write the file; blocks. A session without a step leaves none."""
         if not self._steps:
             return
-        sampling = self._request.sampling
+        request, resume = self._request, self._request.resume
+        past: dict[str, Any] = {}
+        if resume is not None:
+            past["past_tokens"] = np.frombuffer(resume.tokens, "<i4").reshape(-1, TOKENS)
+            past["past_heard"] = np.frombuffer(resume.heard, np.int16).reshape(-1, FRAME_SAMPLES)
         session: dict[str, Any] = {
             "open": {
-                "seed": self._request.seed,
-                "sampling": {name: getattr(sampling, name) for name in sampling.__dataclass_fields__},
+                "seed": request.seed,
+                "sampling": asdict(request.sampling),
+                "prompt": asdict(request.prompt),
+                "step": 0 if resume is None else resume.step,
             },
             "text": [step.text for step in self._steps],
         }
@@ -51,4 +60,5 @@ class SessionDump:
                 tokens=np.stack([step.tokens for step in self._steps]),
                 captured_at=np.array([step.heard.captured_at for step in self._steps]),
                 session=np.array(json.dumps(session)),
+                **past,
             )

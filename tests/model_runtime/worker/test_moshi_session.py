@@ -14,7 +14,7 @@ from model_runtime.engine.model import Samples, SamplingOptions
 from model_runtime.sampling import Sampling
 from model_runtime.tiny import tiny_moshi
 from model_runtime.worker.client import open_session
-from model_runtime.worker.protocol import Frame, Open
+from model_runtime.worker.protocol import Frame, Open, Resume
 from tests.model_runtime.worker.process import Inbox, worker_process
 
 FRAMES = 20
@@ -26,10 +26,10 @@ def caller(seed: int) -> Samples:
     return np.random.default_rng(seed).integers(-8000, 8000, (FRAMES, 1920), np.int16)
 
 
-async def converse(url: str, seed: int, audio: Samples) -> list[Frame]:
+async def converse(url: str, request: Open, audio: Samples) -> list[Frame]:
     """Speak frame by frame, each one after the answer to the one before."""
     inbox = Inbox()
-    async with open_session(url, Open(seed), on_frame=inbox, timeout_s=10) as session:
+    async with open_session(url, request, on_frame=inbox, timeout_s=10) as session:
         for i, frame in enumerate(audio):
             session.send_audio(frame, 0.0)
             await inbox.wait(i + 1)
@@ -68,8 +68,8 @@ async def test_sessions_are_what_the_model_gives_each_alone(tmp_path: Path) -> N
     """
     seeds = (11, 22, 11)
     async with worker_process(TINY, dump=tmp_path) as worker:
-        both = await asyncio.gather(*(converse(worker.url, seed, caller(seed)) for seed in seeds[:2]))
-        alone = await converse(worker.url, seeds[2], caller(seeds[2]))
+        both = await asyncio.gather(*(converse(worker.url, Open(seed), caller(seed)) for seed in seeds[:2]))
+        alone = await converse(worker.url, Open(seeds[2]), caller(seeds[2]))
     for seed, frames in zip(seeds, (*both, alone), strict=True):
         tokens, said, text = offline(seed, caller(seed))
         assert [frame.tokens for frame in frames] == tokens
@@ -86,3 +86,24 @@ async def test_sessions_are_what_the_model_gives_each_alone(tmp_path: Path) -> N
         assert [tuple(row) for row in dump["tokens"].tolist()] == [frame.tokens for frame in frames]
         assert session["text"] == [frame.text for frame in frames]
         assert SamplingOptions(**session["open"]["sampling"]) == SamplingOptions()
+
+
+async def test_a_resumed_session_goes_on(tmp_path: Path) -> None:
+    """Greedy, a session given another's tokens and audio goes on with its steps, and its dump tells its past."""
+    audio, done = caller(5), 10
+    greedy = SamplingOptions(audio_temperature=0.0, text_temperature=0.0)
+    async with worker_process(TINY, dump=tmp_path) as worker:
+        whole = await converse(worker.url, Open(1, greedy), audio)
+        tokens = np.array([frame.tokens for frame in whole[:done]], "<i4")
+        past = Resume(done, tokens.tobytes(), audio[:done].tobytes())
+        rest = await converse(worker.url, Open(2, greedy, resume=past), audio[done:])
+    assert [(frame.step, frame.tokens, frame.text) for frame in rest] == [
+        (frame.step, frame.tokens, frame.text) for frame in whole[done:]
+    ]
+    for ours, expected in zip(rest, whole[done:], strict=True):
+        said, wanted = (np.frombuffer(frame.pcm, np.int16).astype(int) for frame in (ours, expected))
+        assert np.abs(said - wanted).max() <= 3
+    dump, session = next(each for each in read_dumps(tmp_path) if each[1]["open"]["seed"] == 2)
+    assert session["open"]["step"] == done
+    assert np.array_equal(dump["past_tokens"], tokens)
+    assert np.array_equal(dump["past_heard"], audio[:done])
