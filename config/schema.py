@@ -152,7 +152,7 @@ class ModelSettings(_Section):
     def _checkpoint_fits_kind(cls, checkpoint: str | None, info: ValidationInfo) -> str | None:
         kind = info.data.get("kind")
         if kind == "moshi" and not checkpoint:
-            raise ValueError("kind moshi needs one: a folder, or random:tiny to try the line without it")
+            raise ValueError("kind moshi needs one: a folder, hf://owner/name, or random:tiny to try the line")
         if kind == "echo" and checkpoint is not None:
             raise ValueError("kind echo takes none; leave the key out, or write kind: moshi")
         return checkpoint
