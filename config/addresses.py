@@ -68,6 +68,47 @@ def check_worker_url(text: str) -> str:
     return text
 
 
+def check_http_url(text: str) -> str:
+    """A web server's address: ``http://`` or ``https://``; ``{NAME}`` may stand for a variable after the host."""
+    try:
+        url = urlsplit(text)
+        right = url.scheme in ("http", "https") and bool(_HOST.fullmatch(url.hostname or "") or ":" in url.netloc)
+        right = right and url.port != 0 and not url.fragment and not re.search(r"\s", text)
+        right = right and bool(url.hostname) and "{" not in url.netloc
+    except ValueError:
+        right = False
+    if not right:
+        raise ValueError(f"must be http://HOST/PATH or https://HOST/PATH; got {text!r}")
+    return text
+
+
+def check_transfer_target(text: str) -> str:
+    """Whom a caller is handed over to: a SIP URI (RFC 3261 section 19.1), or ``tel:`` and a number (RFC 3966)."""
+    if not re.fullmatch(r"sips?:([^\s@<>\"]+@)?[A-Za-z0-9.\-\[\]:]+(;[^\s<>\"]+)?|tel:\+?[0-9.\-()*#]+(;\S+)?", text):
+        raise ValueError(f"must be a SIP URI, e.g. sip:200@pbx.example.com; got {text!r}")
+    return text
+
+
+def check_database_url(text: str) -> str:
+    """Where records are stored: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST/NAME``; never shown back."""
+    scheme, _, rest = text.partition("://")
+    right = (scheme == "sqlite" and rest.startswith("/") and len(rest) > 1) or (
+        scheme == "postgresql" and bool(re.fullmatch(r"[^\s/]+/[^\s/]+", rest))
+    )
+    if not right:
+        raise ValueError("must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME")
+    return text
+
+
+def is_loopback(listen: str) -> bool:
+    """Whether ``HOST:PORT`` is heard by this machine alone."""
+    host, _ = _split(listen)
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _split(text: str) -> tuple[str, int | None]:
     """Host without brackets, and port; the port is None where the text has no valid one."""
     host, _, port = text.rpartition(":")

@@ -2,7 +2,8 @@
 
 from typing import Any, Literal
 
-from config.schema import AgentConfig, Settings
+from config.agent_schema import AgentConfig
+from config.schema import Settings
 
 _REFERENCE = {"type": "string", "pattern": r"\$\{"}
 """``${NAME}`` may stand where a number or a choice is wanted."""

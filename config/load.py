@@ -10,14 +10,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
+from typing import Any, Final
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
+from config.agent_schema import AgentConfig
 from config.document import Document, Key, dotted, read_document
 from config.errors import ConfigError, Finding
+from config.inheritance import inherit, merged
 from config.references import reference_faults, unreached_routes
 from config.schema import Settings
 from config.wording import finding, unshown
+
+BASE: Final = "_base"
+"""The stem of the file that every agent inherits from; it is no agent itself."""
+_OVERRIDE: Final = ("routes", 0, "override")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +67,24 @@ def examine(path: Path, env: Mapping[str, str] | None = None) -> Examined:
         document.findings.append(Finding(document.file, 1, "", "must be a mapping, lines of 'key: value'"))
     if not isinstance(document.data, dict):
         return Examined(None, tuple(document.findings))
-    for agent in _agent_files(path):
-        _join(document, agent.stem, read_document(agent, environment))
+    files = _agent_files(path)
+    base = next((read_document(file, environment) for file in files if file.stem == BASE), None)
+    for agent in files:
+        if agent.stem != BASE:
+            _join(document, agent.stem, read_document(agent, environment))
+    if base is not None:
+        _inherit(document, base)
     return _validate(document)
+
+
+def _inherit(document: Document, base: Document) -> None:
+    """Put the base under every agent."""
+    document.findings += base.findings
+    if base.data is not None and not isinstance(base.data, dict):
+        document.findings.append(Finding(base.file, 1, "", "must be a mapping, lines of 'key: value'"))
+    agents = document.data.get("agents")
+    for name in agents if isinstance(agents, dict) else ():
+        inherit(document, base, ("agents", name))
 
 
 def _agent_files(path: Path) -> list[Path]:
@@ -91,6 +114,23 @@ def _join(document: Document, name: str, agent: Document) -> None:
     document.places.update({(*key, *rest): place for rest, place in agent.places.items()})
 
 
+def _override_faults(data: Mapping[str, Any]) -> list[ErrorDetails]:
+    """What is wrong with the agents that routes make of other ones; what is wrong with those too is left out."""
+    faults: list[ErrorDetails] = []
+    agents = data["agents"] if isinstance(data.get("agents"), Mapping) else {}
+    for index, route in enumerate(data["routes"] if isinstance(data.get("routes"), list) else []):
+        override = route.get("override") if isinstance(route, Mapping) else None
+        agent = agents.get(route.get("agent")) if override else None
+        if not (isinstance(override, Mapping) and isinstance(agent, Mapping)):
+            continue
+        try:
+            AgentConfig.model_validate(merged(agent, override))
+        except ValidationError as error:
+            key: Key = ("routes", index, "override")
+            faults += [each | {"loc": (*key, *each["loc"])} for each in error.errors(include_url=False)]
+    return faults
+
+
 def _validate(document: Document) -> Examined:
     data, places, findings = document.data, document.places, list(document.findings)
     if not data.get("agents"):
@@ -102,6 +142,10 @@ def _validate(document: Document) -> Examined:
     except ValidationError as error:
         schema = Settings.model_json_schema()
         findings += [finding(each, schema, places) for each in error.errors(include_url=False)]
+    agent_schema = AgentConfig.model_json_schema()
+    for fault in _override_faults(data):
+        if fault["loc"][: len(_OVERRIDE) + 1] in places:
+            findings.append(finding(fault, agent_schema, places, root=len(_OVERRIDE)))
     for key, message in reference_faults(data):
         place, value = places[key], reduce(operator.getitem, key, data)
         findings.append(Finding(place.file, place.line, dotted(key), unshown(message, value, place)))
@@ -117,5 +161,6 @@ def _once(findings: Iterable[Finding], main: str) -> list[Finding]:
     """The first finding on each key, in the order of files and lines: what follows from it is not said again."""
     first: dict[tuple[str, str], Finding] = {}
     for found in findings:
-        first.setdefault((found.file, found.key), found)
+        inherited = Path(found.file).stem == BASE  # one fault there is one in every agent
+        first.setdefault((found.file, f":{found.line}" if inherited else found.key), found)
     return sorted(first.values(), key=lambda found: (found.file != main, found.file, found.line))

@@ -34,6 +34,7 @@ def reference_faults(data: Mapping[str, Any]) -> Iterator[Fault]:
     for name, agent in agents.items():
         yield from _unknown(("agents", name, "model"), _mapping(agent).get("model"), "model", models)
         yield from _voiceless(name, _mapping(agent), models)
+        yield from _other_agents(("agents", name), _mapping(agent), agents)
     for index, route in enumerate(_list(data.get("routes"))):
         written = _mapping(route)
         yield from _unknown(("routes", index, "agent"), written.get("agent"), "agent", agents)
@@ -42,6 +43,9 @@ def reference_faults(data: Mapping[str, Any]) -> Iterator[Fault]:
             if condition in written and written[condition] in (None, ""):
                 message = "is empty; give a pattern, or leave the key out to take every call"
                 yield ("routes", index, condition), message
+        override = _mapping(written.get("override"))
+        yield from _unknown(("routes", index, "override", "model"), override.get("model"), "model", models)
+        yield from _other_agents(("routes", index, "override"), override, agents)
     yield from _too_few_ports(_mapping(data.get("sip")))
 
 
@@ -58,6 +62,16 @@ def unreached_routes(data: Mapping[str, Any]) -> Iterator[Fault]:
 def _unknown(key: Key, name: object, noun: str, known: Mapping[str, Any]) -> Iterator[Fault]:
     if isinstance(name, str) and name and name not in known:
         yield key, f"there is no {noun} {name!r}; {nearest(name, known)}"
+
+
+def _other_agents(key: Key, agent: Mapping[str, Any], agents: Mapping[str, Any]) -> Iterator[Fault]:
+    """The agents that one hands a call on to."""
+    hours = _mapping(agent.get("hours"))
+    yield from _unknown((*key, "hours", "closed_agent"), hours.get("closed_agent"), "agent", agents)
+    for index, action in enumerate(_list(agent.get("actions"))):
+        for number, step in enumerate(_list(_mapping(action).get("do"))):
+            place = (*key, "actions", index, "do", number, "switch_agent")
+            yield from _unknown(place, _mapping(step).get("switch_agent"), "agent", agents)
 
 
 def _voiceless(name: str, agent: Mapping[str, Any], models: Mapping[str, Any]) -> Iterator[Fault]:

@@ -5,13 +5,11 @@ Immutable values, made once by config/load.py; each part of Denwa is handed its 
 
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationInfo,
@@ -19,13 +17,22 @@ from pydantic import (
     model_validator,
 )
 
-from config.addresses import check_http_listen, check_ip, check_listen, check_worker_url, parse_network
+from config.actions_schema import HttpUrl
+from config.addresses import (
+    check_database_url,
+    check_http_listen,
+    check_ip,
+    check_listen,
+    check_worker_url,
+    is_loopback,
+    parse_network,
+)
+from config.agent_schema import AgentConfig
+from config.redaction import check_pattern
 from config.secrets import check_token
+from config.section import Name, Section
 
 Codec = Literal["PCMU", "PCMA", "G722"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-"""The name of a model, an agent or a trunk: it stands in logs, metrics and file names."""
-
 IpAddress = Annotated[str, AfterValidator(check_ip)]
 ListenAddress = Annotated[str, AfterValidator(check_listen)]
 HttpAddress = Annotated[str, AfterValidator(check_http_listen)]
@@ -34,24 +41,23 @@ Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(parse_network)]
 Token = Annotated[SecretStr, AfterValidator(check_token)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+EventKind = Literal[
+    "call.started",
+    "call.answered",
+    "transcript.segment",
+    "barge_in",
+    "dtmf",
+    "action",
+    "transfer",
+    "call.ended",
+    "alert",
+]
+"""What can be told of a call, in words that receivers rely on."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_is_absent(cls, data: Any) -> Any:
-        """A key written without a value counts as not written, unless "no value" is a choice of that key."""
-        if not isinstance(data, dict):
-            return data
-        fields = cls.model_fields
-        return {
-            key: value
-            for key, value in data.items()
-            if value is not None or key not in fields or type(None) in get_args(fields[key].annotation)
-        }
+EVENTS: Final[tuple[EventKind, ...]] = get_args(EventKind)
 
 
-class PortRange(_Section):
+class PortRange(Section):
     """UDP ports for RTP and RTCP: each call takes an even port and the next odd one."""
 
     first: int = Field(10_000, ge=1024, le=65_534)
@@ -74,7 +80,7 @@ class PortRange(_Section):
         return last
 
 
-class SipRateLimit(_Section):
+class SipRateLimit(Section):
     """A token bucket per source address for INVITE and other requests out of dialog."""
 
     per_s: float = Field(20.0, gt=0)
@@ -83,19 +89,21 @@ class SipRateLimit(_Section):
     """Requests that one address may send at once."""
 
 
-class SipSettings(_Section):
+class SipSettings(Section):
     """The SIP edge and its line workers."""
 
     listen: list[ListenAddress] = Field(["udp:0.0.0.0:5060", "tcp:0.0.0.0:5060"], min_length=1)
     """Where SIP is heard: ``udp:ADDRESS:PORT`` or ``tcp:ADDRESS:PORT``."""
     external_address: IpAddress | None = None
     """The address peers are told in Via, Contact, Record-Route and SDP; default: the local address facing the peer."""
-    allow: list[Network] = [
-        IPv4Network("127.0.0.0/8"),
-        IPv4Network("10.0.0.0/8"),
-        IPv4Network("172.16.0.0/12"),
-        IPv4Network("192.168.0.0/16"),
-    ]
+    allow: list[Network] = Field(
+        [
+            IPv4Network("127.0.0.0/8"),
+            IPv4Network("10.0.0.0/8"),
+            IPv4Network("172.16.0.0/12"),
+            IPv4Network("192.168.0.0/16"),
+        ]
+    )
     """Networks that may call; the addresses of trunks may as well. Nobody else gets an answer."""
     max_calls: int = Field(12, ge=1, le=10_000)
     """Calls at a time in total; the next one gets 503 with Retry-After."""
@@ -119,7 +127,7 @@ class SipSettings(_Section):
     """The user a line worker becomes when Denwa runs as root; empty: it stays root."""
 
 
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """One model, served by one or more model workers."""
 
     kind: Literal["echo", "moshi"]
@@ -138,11 +146,13 @@ class ModelSettings(_Section):
     """Conversations that one worker holds at a time."""
     threads: int = Field(1, ge=1, le=256)
     """CPU threads of a worker's torch."""
+    listener: str | None = None
+    """A speech-to-text checkpoint of Kyutai's that writes down the caller, beside the model: a folder, ``hf://owner/name``."""
     voices: Path | None = None
     """The folder of voice samples: ``NAME.wav`` (24 kHz, 16 bit) or PersonaPlex's ``NAME.pt``."""
     pin_prompt: int = Field(0, ge=0, le=1_000)
     """So many first steps (80 ms each) of an agent's prompt stay in the model's sight in calls of any length."""
-    workers: list[WorkerUrl] = []
+    workers: list[WorkerUrl] = Field([])
     """``ws://host:port`` of running workers; empty: the gateway starts one itself."""
     token: Token | None = None
     """What a client must show to talk to the model's workers, written as ``${NAME}``; default: nothing."""
@@ -158,41 +168,7 @@ class ModelSettings(_Section):
         return checkpoint
 
 
-class SamplingSettings(_Section):
-    """How tokens are drawn (arXiv 2410.00037, appendix; the reference's defaults)."""
-
-    audio_temperature: float = Field(0.8, ge=0)
-    """Spread of the spoken tokens; 0 takes the likeliest every time."""
-    audio_top_k: int = Field(250, ge=1)
-    """How many of the likeliest spoken tokens are drawn from."""
-    text_temperature: float = Field(0.7, ge=0)
-    """Spread of the text tokens; 0 takes the likeliest every time."""
-    text_top_k: int = Field(25, ge=1)
-    """How many of the likeliest text tokens are drawn from."""
-    seed: int | None = Field(None, ge=0, lt=2**63)
-    """The same seed and the same caller's audio give the same conversation; default: a new one per call."""
-
-
-class AgentConfig(_Section):
-    """Who answers: agents/NAME.yaml."""
-
-    model: str
-    """The name of a model in ``models``."""
-    answer_after_s: float = Field(0.0, ge=0, le=120)
-    """How long the caller hears ringing before the answer."""
-    max_duration_s: float | None = Field(None, gt=0)
-    """The agent hangs up after this; default: never."""
-    instructions: str | None = Field(None, max_length=4_000)
-    """Who the agent is and what it knows, for models that were trained to be told (PersonaPlex); others ignore it."""
-    voice: Name | None = None
-    """The voice it speaks with: the name of a file in the model's ``voices``, without its ending."""
-    greeting: str | None = Field(None, max_length=4_000)
-    """What it says first, word for word."""
-    sampling: SamplingSettings = SamplingSettings()
-    """How the model draws its tokens."""
-
-
-class Route(_Section):
+class Route(Section):
     """The first route whose every given condition holds names the agent. ``*`` and ``?`` are wildcards."""
 
     agent: str
@@ -203,32 +179,80 @@ class Route(_Section):
     """The number of the caller: the user part of From."""
     trunk: str | None = None
     """The name of the trunk on which the call comes in."""
+    override: dict[str, Any] = Field({})
+    """Keys of the agent that are different on this route; sections are merged, lists replaced."""
 
 
-class Trunk(_Section):
+class Trunk(Section):
     """A known peer, recognised by its source address."""
 
     addresses: list[Network] = Field(min_length=1)
     """Addresses or networks from which the peer sends."""
 
 
-class StorageSettings(_Section):
-    """Where records of calls are kept."""
+class StorageSettings(Section):
+    """Where what is kept of calls is kept. Relative paths start at the working directory."""
 
     transcripts: Path = Path("var/transcripts")
-    """The folder of the transcripts, one file per call; a relative path starts at the working directory."""
+    """The folder of the transcripts: ``.jsonl`` while the call runs, ``.vtt`` and ``.txt`` at its end."""
+    recordings: Path = Path("var/recordings")
+    """The folder of the recordings, each with its words in a ``.json`` beside it."""
+    spool: Path = Path("var/spool")
+    """The folder where records and events wait until the database and the receivers have them."""
+    database: Annotated[str, AfterValidator(check_database_url)] = "sqlite:///var/denwa.db"
+    """Where calls' records are stored: ``sqlite:///PATH`` (four slashes where it begins at /) or ``postgresql://…``."""
 
 
-class ObservabilitySettings(_Section):
-    """Logs and the HTTP listener with /healthz and /metrics."""
+class PrivacySettings(Section):
+    """What must not be written down."""
+
+    redact: list[Literal["card_number", "email", "iban", "phone", "ssn"]] = Field([])
+    """Kinds of text that are blackened in transcripts, records, events and logs."""
+    patterns: dict[Name, Annotated[str, AfterValidator(check_pattern)]] = Field({})
+    """More of them: names, and regular expressions (Python's), case ignored."""
+
+
+class WebhookReceiver(Section):
+    """A web server that is told what happens (docs/events.md)."""
+
+    url: HttpUrl
+    """Where events are sent, one POST each."""
+    secret: SecretStr
+    """Signs every request, written as ``${NAME}``."""
+    events: list[EventKind] = Field(list(EVENTS), min_length=1)
+    """Which events it wants."""
+    timeout_s: float = Field(5.0, gt=0, le=60)
+    """How long an answer may take before the event is sent again."""
+    keep_s: float = Field(86_400.0, ge=1)
+    """How long an event is tried before it is given up, with a line in the log."""
+
+
+class EventSettings(Section):
+    """Who is told what happens."""
+
+    webhooks: dict[Name, WebhookReceiver] = Field({})
+    """Web servers, by name."""
+
+
+class ApiSettings(Section):
+    """Who may use the HTTP API."""
+
+    token: Token | None = None
+    """What a client must show, written as ``${NAME}``; without one the API is open to this machine alone."""
+
+
+class ObservabilitySettings(Section):
+    """Logs, figures, traces, and the HTTP listener of the API."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least urgent log line that is written."""
     http_listen: HttpAddress = "127.0.0.1:8080"
-    """``HOST:PORT`` of /healthz and /metrics."""
+    """``HOST:PORT`` of the API, /livez, /readyz, /healthz and /metrics."""
+    otlp_endpoint: HttpUrl | None = None
+    """Where OpenTelemetry traces go, e.g. ``http://127.0.0.1:4318/v1/traces``; needs the extra ``otel``."""
 
 
-class Settings(_Section):
+class Settings(Section):
     """denwa.yaml, with the agents beside it read in."""
 
     sip: SipSettings = SipSettings()
@@ -239,9 +263,24 @@ class Settings(_Section):
     """Read from agents/*.yaml beside the file; the file's stem is the name. May also stand in denwa.yaml itself."""
     routes: list[Route] = Field(min_length=1)
     """Which agent answers: the first route whose every condition holds."""
-    trunks: dict[Name, Trunk] = {}
+    trunks: dict[Name, Trunk] = Field({})
     """Known peers, by name."""
     storage: StorageSettings = StorageSettings()
     """What is kept of a call."""
+    privacy: PrivacySettings = PrivacySettings()
+    """What must not be written down."""
+    events: EventSettings = EventSettings()
+    """Who is told what happens."""
+    api: ApiSettings = ApiSettings()
+    """Who may use the HTTP API."""
     observability: ObservabilitySettings = ObservabilitySettings()
-    """Logs and the HTTP listener."""
+    """Logs, figures, traces, and the HTTP listener."""
+
+    @model_validator(mode="after")
+    def _open_api_stays_at_home(self) -> Self:
+        if self.api.token is None and not is_loopback(self.observability.http_listen):
+            raise ValueError(
+                "observability.http_listen is heard by other machines, so the API needs a token: "
+                "write api: {token: ${DENWA_API_TOKEN}}, or listen on 127.0.0.1"
+            )
+        return self

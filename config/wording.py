@@ -35,30 +35,32 @@ def nearest(word: str, known: object) -> str:
     return f"there are: {', '.join(names)}" if names else "there is none"
 
 
-def finding(error: ErrorDetails, schema: Mapping[str, Any], places: Mapping[Key, Place]) -> Finding:
-    """One of pydantic's errors as a finding at its line."""
+def finding(error: ErrorDetails, schema: Mapping[str, Any], places: Mapping[Key, Place], *, root: int = 0) -> Finding:
+    """One of pydantic's errors as a finding at its line; ``schema`` describes what lies ``root`` keys down."""
     key = _known(error["loc"], places)
     place = places[key]
     rest = tuple(part for part in error["loc"][len(key) :] if part != "[key]")
     kind = error["type"]
     if kind == "extra_forbidden":
-        keys = schema_at(schema, key[:-1]).get("properties", {})
+        keys = schema_at(schema, key[root:-1]).get("properties", {})
         message = f"there is no such key; {nearest(str(key[-1]), keys)}"
     elif kind == "missing":
-        expected = _expected(schema_at(schema, error["loc"]), schema)
+        expected = _expected(schema_at(schema, error["loc"][root:]), schema)
         key = error["loc"]
         message = f"is missing; it must be {expected}"
     elif kind == "value_error":
         message = unshown(str(error["ctx"]["error"]), error["input"], place)
-        key = error["loc"] if isinstance(error["loc"][-1], str) else key
+        key = error["loc"] if error["loc"] and isinstance(error["loc"][-1], str) else key
     elif "[key]" in error["loc"]:
         message = "is no name; a name is letters, digits, '.', '-' and '_', up to 64, and begins with a letter or digit"
     elif kind == "too_short":
         message = "is empty; it needs at least one entry"
     else:
-        message = f"must be {_expected(schema_at(schema, (*key, *rest)), schema)}; got {_got(error['input'], place)}"
+        message = (
+            f"must be {_expected(schema_at(schema, (*key[root:], *rest)), schema)}; got {_got(error['input'], place)}"
+        )
         if kind == "literal_error" and isinstance(error["input"], str) and not refers(place.written or ""):
-            close = get_close_matches(error["input"].lower(), _choices(schema_at(schema, key)), n=1, cutoff=0.5)
+            close = get_close_matches(error["input"].lower(), _choices(schema_at(schema, key[root:])), n=1, cutoff=0.5)
             message += f"; did you mean {close[0]!r}?" if close else ""
     return Finding(place.file, place.line, dotted(key), message)
 
