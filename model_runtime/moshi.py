@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from model_runtime.layout import lay_out
+from model_runtime.listener import ListenerSteps
 from model_runtime.lm.delays import NOT_FORCED, UNGENERATED, TokenGrid
 from model_runtime.lm.language_model import LanguageModel
 from model_runtime.mimi.codec import Mimi
@@ -28,6 +29,7 @@ class MoshiStep:
     tokens: Tensor  # [B, 17] int64: text, 8 own codes, 8 user codes of one frame, delays undone
     ready: Tensor  # [B] bool: took part, and has audio
     row: Tensor  # [B, 17] int64: text and own codes that this step drew, user codes that it heard (lm/delays.py)
+    caller: Tensor | None = None  # [B] int64: what the listener wrote, UNGENERATED in rows that took no part
 
 
 class Moshi:
@@ -41,13 +43,25 @@ class Moshi:
     Any token of a step can be forced instead of drawn, and the user's be given instead of encoded: that is how a
     prompt, a greeting or a sentence in mid-call is put in. A step whose user codes are given has no caller, so nobody
     listens either: it gives no audio, and both of the codec's ends stay as they are.
+
+    A listener writes down what the caller says. It has no part in the conversation, whose tokens are the same without.
     """
 
-    def __init__(self, mimi: Mimi, lm: LanguageModel, slots: int, pins: int = 0) -> None:
-        """``pins`` is how many first steps of a conversation can be kept in sight for ever (``Transformer.pin``)."""
+    def __init__(
+        self, mimi: Mimi, lm: LanguageModel, slots: int, pins: int = 0, listener: LanguageModel | None = None
+    ) -> None:
+        """``pins`` is how many first steps of a conversation can be kept in sight for ever (``Transformer.pin``).
+
+        ``listener`` is a speech-to-text model (``dep_q`` 0). The codec must have as many codebooks as both need.
+        """
         config = lm.config
-        if mimi.codebooks != max(config.dep_q, config.n_q - config.dep_q):
-            raise ValueError(f"the codec has {mimi.codebooks} codebooks, the language model speaks {config.dep_q}")
+        self.listener = None if listener is None else ListenerSteps(listener)
+        heard = 0 if self.listener is None else self.listener.codebooks
+        if mimi.codebooks != max(config.dep_q, config.n_q - config.dep_q, heard):
+            raise ValueError(
+                f"the codec has {mimi.codebooks} codebooks, the language model speaks {config.dep_q}"
+                + (f" and the listener hears {heard}" if heard else "")
+            )
         device = lm.text_emb.weight.device
         self.mimi = mimi.eval().requires_grad_(False)
         self.lm = lm.eval().requires_grad_(False)
@@ -63,11 +77,12 @@ class Moshi:
         self.pins = min(pins, config.context // 2)
         self.lm_state = lm.new_state(slots, pins=self.pins)
         self.grid_state = self.grid.new_state(slots)
+        self.listener_state = None if self.listener is None else self.listener.new_state(slots)
         self.sampler = SlotSampler(slots, config.text_card_generated, config.card, config.dep_q, device)
 
     def reset(self, slot: int, sampling: Sampling, seed: int) -> None:
         """Begin a new conversation in a slot; nothing of the one before remains."""
-        for state in (self.encoder_state, self.decoder_state, self.lm_state, self.grid_state):
+        for state in (self.encoder_state, self.decoder_state, self.lm_state, self.grid_state, self.listener_state):
             reset_slot(state, slot)
         self.sampler.reset(slot, sampling, seed)
 
@@ -84,6 +99,7 @@ class Moshi:
         part.decoder_state = first_rows(self.decoder_state, count)
         part.lm_state = first_rows(self.lm_state, count)
         part.grid_state = first_rows(self.grid_state, count)
+        part.listener_state = first_rows(self.listener_state, count)
         part.sampler = self.sampler.rows(count)
         return part
 
@@ -119,8 +135,9 @@ class Moshi:
         alone = None if given is None else given[:, 0] != NOT_FORCED  # [B]
         if alone is not None:
             hearing = hearing & ~alone
-        user = self.mimi.encode_step(audio, self.encoder_state, hearing)[:, : self.lm.config.n_q - own + 1]  # [B, 8]
-        user = _choose(given, torch.where(hearing[:, None], user, UNGENERATED))
+        codes = self.mimi.encode_step(audio, self.encoder_state, hearing)  # [B, codebooks]
+        codes = torch.where(hearing[:, None], codes, UNGENERATED)
+        user = _choose(given, codes[:, : self.lm.config.n_q - own + 1])  # [B, 8]
         self.grid.hear(self.grid_state, user, active)
         column = self.grid.inputs(self.grid_state, active)  # [B, 17]
         hidden, text_logits = self.lm.step(column, self.lm_state, active)
@@ -129,6 +146,7 @@ class Moshi:
         def code(k: int, logits: Tensor) -> Tensor:
             return _choose(None if forced is None else forced[:, 1 + k], self.sampler.code(k, logits))
 
+        self.sampler.text_bias.note(text, active)
         said = self.lm.generate_codes(hidden, text, code)  # [B, 8]
         tokens, ready = self.grid.say(self.grid_state, text, said, active)
         if alone is not None:
@@ -136,7 +154,14 @@ class Moshi:
             tokens = torch.where(ready[:, None], tokens, UNGENERATED)
         speech = self.mimi.decode_step(tokens[:, 1:own].clamp(min=0), self.decoder_state, ready)  # [B, 1, 1920]
         row = torch.where(active[:, None], torch.cat([text[:, None], said, user], dim=1), UNGENERATED)
-        return MoshiStep(torch.where(ready[:, None, None], speech, 0.0), tokens, ready, row)
+        speech = torch.where(ready[:, None, None], speech, 0.0)
+        return MoshiStep(speech, tokens, ready, row, self._listen(codes, active))
+
+    def _listen(self, codes: Tensor, active: Tensor) -> Tensor | None:
+        """What the listener writes ``[B]`` after ``codes [B, codebooks]``."""
+        if self.listener is None or self.listener_state is None:
+            return None
+        return self.listener.step(codes[:, : self.listener.codebooks], self.listener_state, active)
 
 
 def _choose(forced: Tensor | None, drawn: Tensor) -> Tensor:

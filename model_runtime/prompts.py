@@ -59,7 +59,8 @@ class PersonaPrompts:
         self._config = config
         self._mimi = mimi
         self._tokenizer = tokenizer
-        published = mimi.config.bins == PUBLISHED_BINS and mimi.codebooks == len(SILENCE)
+        self._codebooks = max(config.dep_q, config.n_q - config.dep_q)  # the codec may have more, for a listener
+        published = mimi.config.bins == PUBLISHED_BINS and self._codebooks == len(SILENCE)
         time = torch.arange(10 * FRAME_SAMPLES) / SAMPLE_RATE
         self._silence = torch.tensor(SILENCE) if published else self._last_codes(torch.zeros(len(time)))
         self._sine = torch.tensor(SINE) if published else self._last_codes((2 * torch.pi * 440 * time).sin() / 2)
@@ -132,7 +133,8 @@ class PersonaPrompts:
         device = next(self._mimi.parameters()).device
         state, mask = self._mimi.new_encoder_state(1), torch.ones(1, device=device, dtype=torch.bool)
         frames = audio.to(device).view(-1, 1, 1, FRAME_SAMPLES)
-        return torch.cat([self._mimi.encode_step(frame, state, mask) for frame in frames])
+        codes = torch.cat([self._mimi.encode_step(frame, state, mask) for frame in frames])
+        return codes[:, : self._codebooks]
 
 
 def from_frames(frames: Tensor, config: LanguageModelConfig, embeddings: Tensor | None = None) -> Prompt:

@@ -10,6 +10,7 @@ pieces, so that the steps of other slots lie between. What equals the uninterrup
   transformers. Without the caller's audio the encoder hears what his codes decode to, which is near, not equal.
 
 The random numbers are others: a resumed conversation draws with a fresh seed, and is the same only where it is greedy.
+A listener (listener.py) begins anew: its codes are not in the history, and it needs no past to write down what comes.
 """
 
 from collections.abc import Generator, Iterator
@@ -105,6 +106,7 @@ def begin(
         yield from _prefill(moshi, moshi.lm_state, slot, columns, position)
         silent = 1 if before else moshi.grid.max_delay  # steps that gave no audio
         yield from _restore_codec(moshi, slot, rows, history, history.steps - silent)
+        moshi.sampler.text_bias.recall(slot, history.rows[:, 0])
     moshi.grid.restore(moshi.grid_state, slot, rows.to(moshi.device), steps)
 
 

@@ -11,6 +11,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from model_runtime.text_bias import TextBias
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -20,6 +22,10 @@ class Sampling:
     audio_top_k: int = 250
     text_temperature: float = 0.7
     text_top_k: int = 25
+    pad_bias: float = 0.0
+    """Added to the logit of PAD, the text token of silence: the greater, the less is said."""
+    repetition_penalty: float = 1.0
+    """Of words said lately (``model_runtime.text_bias``), at least 1, which is none."""
 
 
 GREEDY = Sampling(audio_temperature=0.0, text_temperature=0.0)
@@ -74,7 +80,7 @@ class _Race:
 
 
 class SlotSampler:
-    """The sampling settings, the generators and the step's noise of every slot.
+    """The sampling settings, the generators and the step's noise of every slot, and in ``text_bias`` what it said.
 
     ``candidates`` says how many of text and of audio tokens are ranked in a step: a number that only ever grows, with
     the largest ``top_k`` asked for, since a captured graph has it built in; on a GPU in steps of 256.
@@ -84,6 +90,7 @@ class SlotSampler:
         self._generators = [torch.Generator(device) for _ in range(slots)]
         self._text = _Race.allocate(slots, 1, text_card, device)
         self._audio = _Race.allocate(slots, dep_q, card, device)
+        self.text_bias = TextBias.allocate(slots, device)
         self._noise: list[tuple[Tensor, ...]] = [()] * slots
         self.candidates = (1, 1)
         self._grain = 1 if device.type == "cpu" else 256
@@ -93,6 +100,7 @@ class SlotSampler:
     def reset(self, slot: int, sampling: Sampling, seed: int) -> None:
         """Begin a conversation in a slot."""
         self._generators[slot].manual_seed(seed)
+        self.text_bias.reset(slot, sampling.pad_bias, sampling.repetition_penalty)
         text = self._text.set(slot, sampling.text_temperature, sampling.text_top_k)
         audio = self._audio.set(slot, sampling.audio_temperature, sampling.audio_top_k)
         self._noise[slot] = tuple(noise for noise in (text, audio) if noise.numel())
@@ -105,6 +113,7 @@ class SlotSampler:
         """The first ``count`` slots of this sampler; settings and noise are shared."""
         part = copy(self)
         part._text, part._audio = self._text.rows(count), self._audio.rows(count)
+        part.text_bias = self.text_bias.rows(count)
         return part
 
     def prepare(self, active: list[bool]) -> None:
@@ -119,7 +128,7 @@ class SlotSampler:
 
     def text(self, logits: Tensor) -> Tensor:
         """Text token ``[B]`` of logits ``[B, text_card]``."""
-        return self._text.draw(0, logits, self.candidates[0])
+        return self._text.draw(0, self.text_bias.apply(logits), self.candidates[0])
 
     def code(self, k: int, logits: Tensor) -> Tensor:
         """Code ``[B]`` of depth step k from logits ``[B, card]``."""

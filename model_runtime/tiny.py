@@ -1,7 +1,8 @@
-"""The ``random:tiny`` checkpoint: the true architecture at small width, with weights drawn from a seed.
+"""The ``random:tiny`` and ``random:stt`` checkpoints: the true architecture at small width, with seeded random weights.
 
 For tests, line checks and machines without a model. It understands nothing, but everything an operator can hear and
-see is there: it hums at a polite level, its hum depends on the tokens it draws, and now and then it says a word.
+see is there: it hums at a polite level, its hum depends on the tokens it draws, and now and then it says a word. The
+listener beside it writes words that depend on what it hears.
 Runs wherever it is called; owns nothing.
 """
 
@@ -40,11 +41,26 @@ TINY_LM: Final = LanguageModelConfig(
     depformer_num_layers=2,
     depformer_dim_feedforward=264,
 )
+TINY_STT: Final = LanguageModelConfig(
+    dim=64,
+    num_heads=4,
+    num_layers=2,
+    context=125,
+    max_period=100_000.0,
+    text_card=320,
+    card=256,
+    n_q=8,
+    dep_q=0,
+    delays=(0,) * 9,
+)
+STT_DELAY_S: Final = 0.5
+"""By so much a listener's text is said to lag its audio, as that of Kyutai's 1B."""
 TOKENIZER: Final = Path(__file__).parent / "embedded" / "tiny_tokenizer.model"
 
 _LEVEL: Final = 10 ** (-21.5 / 20)
 """RMS of the hum: -21.5 dBFS."""
 _PAD_LOGIT: Final = 6.8
+_LISTENER_PAD_LOGIT: Final = 6.0
 _TEXT_SPREAD: Final = 4.0
 _CODE_SPREAD: Final = 2.0
 _CALLER: Final = 0.4
@@ -75,23 +91,39 @@ def tiny_language_model(seed: int = 1) -> LanguageModel:
     random = torch.Generator().manual_seed(seed + 1)
     lm = LanguageModel(TINY_LM).eval().requires_grad_(False)
     _fill(lm, random)
+    for name, parameter in lm.named_parameters():
+        if name.startswith("emb.") and int(name.split(".")[1]) >= TINY_LM.dep_q:
+            parameter.mul_(_CALLER)
+        elif name.startswith("linears."):
+            parameter.mul_(_CODE_SPREAD)
+    _set_padding(lm, _PAD_LOGIT)
+    return lm
+
+
+@torch.no_grad()
+def tiny_listener(seed: int = 1) -> LanguageModel:
+    """A speech-to-text model that pads in most frames and writes word pieces in the others, by what it hears."""
+    random = torch.Generator().manual_seed(seed + 2)
+    lm = LanguageModel(TINY_STT).eval().requires_grad_(False)
+    _fill(lm, random)
+    _set_padding(lm, _LISTENER_PAD_LOGIT)
+    return lm
+
+
+def _set_padding(lm: LanguageModel, logit: float) -> None:
+    """Let PAD have this logit, times a constant, and the other marks none to speak of."""
     # Channel 0 of the residual stream is a constant that no layer touches: the bias the architecture does not have.
     for name, parameter in lm.named_parameters():
         if name.startswith(("text_emb.", "emb.")):
             parameter[:, 0] = 4.0 if name.startswith("text_emb.") else 0.0
-            if name.startswith("emb.") and int(name.split(".")[1]) >= TINY_LM.dep_q:
-                parameter.mul_(_CALLER)
         elif name.startswith("transformer.") and name.endswith(("out_proj.weight", "linear_out.weight")):
             parameter[0] = 0
-        elif name.startswith("linears."):
-            parameter.mul_(_CODE_SPREAD)
     rows = lm.text_linear.weight
     rows *= _TEXT_SPREAD
     rows[: PAD + 1] = 0
     rows[:, 0] = 0
     rows[:PAD, 0] = -8.0  # EPAD, BOS and EOS: as good as never
-    rows[PAD, 0] = _PAD_LOGIT
-    return lm
+    rows[PAD, 0] = logit
 
 
 def _fill(module: nn.Module, random: torch.Generator) -> None:

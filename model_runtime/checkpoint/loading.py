@@ -20,13 +20,16 @@ from model_runtime.checkpoint.tensor_file import TensorFile, open_tensors
 from model_runtime.errors import CheckpointError
 
 if TYPE_CHECKING:  # these modules import this package's config
+    from model_runtime.listener import Listener
     from model_runtime.lm.language_model import LanguageModel
     from model_runtime.mimi.codec import Mimi
     from model_runtime.moshi import Moshi
     from model_runtime.text import TextTokenizer
 
 RANDOM_TINY: Final = "random:tiny"
+RANDOM_STT: Final = "random:stt"
 _PAD, _EOS = 3, 2
+_MOST_DELAY_S: Final = 60.0
 
 
 def load_language_model(
@@ -92,12 +95,14 @@ def load_moshi(
     *,
     int8_weights: bool = False,
     int8_cache: bool = False,
+    listener: "Listener | None" = None,
 ) -> "tuple[Moshi, TextTokenizer]":
     """All that answers calls: codec, language model and state of ``slots`` conversations, and the text tokenizer.
 
     ``path`` is a folder, ``hf://owner/name``, or ``random:tiny`` for the tiny model with seeded random weights; so many
-    steps of a prompt as ``pins`` stay in sight; the rest is as in ``load_language_model``. Raises ``CheckpointError``,
-    also where the model only listens.
+    steps of a prompt as ``pins`` stay in sight; a ``listener`` (``load_listener``) writes down the caller, on this
+    checkpoint's codec; the rest is as in ``load_language_model``. Raises ``CheckpointError``, also where the model only
+    listens and where the listener reads another codec.
     """
     from model_runtime.moshi import Moshi
     from model_runtime.text import TextTokenizer
@@ -110,7 +115,8 @@ def load_moshi(
         if int8_weights:
             quantize_(lm)
         lm.transformer.int8_cache = int8_cache
-        return Moshi(tiny_mimi().to(device), lm, slots, pins), TextTokenizer(TOKENIZER)
+        mimi = tiny_mimi().to(device)
+        return Moshi(mimi, lm, slots, pins, _share(mimi, lm, listener)), TextTokenizer(TOKENIZER)
     checkpoint = locate(path)
     if checkpoint.given is not None:
         raise CheckpointError(f"{path}: this is one file; the folder of the whole checkpoint is needed")
@@ -119,14 +125,67 @@ def load_moshi(
     tokenizer = TextTokenizer(checkpoint.tokenizer())  # first: what is small fails fast
     mimi = load_mimi(checkpoint, device)
     lm = load_language_model(checkpoint, device, dtype, int8_weights=int8_weights, int8_cache=int8_cache)
+    hearing = _share(mimi, lm, listener)
     if tokenizer.vocab_size > lm.config.text_card:
         raise CheckpointError(
             f"{path}: the tokenizer has {tokenizer.vocab_size} pieces, the language model {lm.config.text_card}"
         )
     try:
-        return Moshi(mimi, lm, slots, pins), tokenizer
+        return Moshi(mimi, lm, slots, pins, hearing), tokenizer
     except torch.OutOfMemoryError as error:
         raise CheckpointError(f"{path}: {slots} slots do not fit into the memory of {device}: {error}") from error
+
+
+def load_listener(
+    path: str | Path,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    *,
+    int8_weights: bool = False,
+    int8_cache: bool = False,
+) -> "Listener":
+    """What writes down the caller: a speech-to-text model, its tokenizer and its delay; its codec is not loaded.
+
+    ``path`` is a folder, ``hf://owner/name``, or ``random:stt`` for a tiny one with seeded random weights; the rest is
+    as in ``load_language_model``. Raises ``CheckpointError``, also where the model does not only listen.
+    """
+    from model_runtime.listener import Listener
+    from model_runtime.text import TextTokenizer
+
+    if path == RANDOM_STT:
+        from model_runtime.kernels.int8 import quantize_
+        from model_runtime.tiny import STT_DELAY_S, TOKENIZER, tiny_listener
+
+        lm = tiny_listener().to(device=device, dtype=dtype)
+        if int8_weights:
+            quantize_(lm)
+        lm.transformer.int8_cache = int8_cache
+        return Listener(lm, TextTokenizer(TOKENIZER), STT_DELAY_S)
+    checkpoint = locate(path)
+    if checkpoint.given is not None:
+        raise CheckpointError(f"{path}: this is one file; the folder of the whole checkpoint is needed")
+    if checkpoint.config.lm.dep_q:
+        raise CheckpointError(f"{path}: it speaks; a listener is a speech-to-text model (dep_q 0)")
+    delay = checkpoint.config.stt_config.get("audio_delay_seconds", 0.0)
+    if not isinstance(delay, int | float) or not 0 <= delay <= _MOST_DELAY_S:
+        raise CheckpointError(f"{path}: stt_config.audio_delay_seconds: seconds are needed, got {delay!r}")
+    tokenizer = TextTokenizer(checkpoint.tokenizer())
+    lm = load_language_model(checkpoint, device, dtype, int8_weights=int8_weights, int8_cache=int8_cache)
+    return Listener(lm, tokenizer, float(delay))
+
+
+def _share(mimi: "Mimi", lm: "LanguageModel", listener: "Listener | None") -> "LanguageModel | None":
+    """The listener's model, with the codec set to as many codebooks as it reads; raises ``CheckpointError``."""
+    if listener is None:
+        return None
+    config = listener.lm.config
+    if config.card != mimi.config.bins or config.n_q > mimi.config.n_q:
+        raise CheckpointError(
+            f"the listener reads {config.n_q} codebooks of {config.card}; the model's codec has {mimi.config.n_q} of "
+            f"{mimi.config.bins}"
+        )
+    mimi.codebooks = max(lm.config.dep_q, lm.config.n_q - lm.config.dep_q, config.n_q)
+    return listener.lm
 
 
 def check_language_model(checkpoint: Checkpoint) -> LanguageModelConfig:

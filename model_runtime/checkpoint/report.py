@@ -16,6 +16,7 @@ from model_runtime.checkpoint.config import LanguageModelConfig, MimiConfig
 from model_runtime.checkpoint.config_file import CheckpointConfig
 from model_runtime.checkpoint.files import locate
 from model_runtime.checkpoint.loading import (
+    RANDOM_STT,
     RANDOM_TINY,
     check_codec,
     check_language_model,
@@ -118,6 +119,10 @@ def _shapes(reference: str) -> tuple[CheckpointConfig, LanguageModelConfig, Mimi
         from model_runtime.tiny import TINY_LM, TINY_MIMI
 
         return CheckpointConfig(TINY_LM), TINY_LM, TINY_MIMI, []
+    if reference == RANDOM_STT:
+        from model_runtime.tiny import TINY_MIMI, TINY_STT
+
+        return CheckpointConfig(TINY_STT, "stt"), TINY_STT, TINY_MIMI, []
     checkpoint = locate(reference)
     files = [checkpoint.language_model()]
     lm = check_language_model(checkpoint)

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from config.audio import FRAME_S, FRAME_SAMPLES
 from model_runtime.checkpoint.files import locate
-from model_runtime.checkpoint.loading import RANDOM_TINY, load_language_model, load_mimi, load_moshi
+from model_runtime.checkpoint.loading import (
+    RANDOM_STT,
+    RANDOM_TINY,
+    load_language_model,
+    load_listener,
+    load_mimi,
+    load_moshi,
+)
 from model_runtime.checkpoint.report import place
 from model_runtime.engine.model import SamplingOptions
 from model_runtime.engine.moshi_model import MoshiModel
@@ -76,6 +83,11 @@ def verify(
     """
     where, kind = place(device, dtype)
     started = perf_counter()
+    if reference == RANDOM_STT:
+        from model_runtime.tiny import tiny_mimi
+
+        listener = load_listener(reference, where, kind, int8_weights=int8_weights, int8_cache=int8_cache)
+        return _listen(tiny_mimi().to(where), listener.lm, slots, perf_counter() - started)
     checkpoint = None if reference == RANDOM_TINY else locate(reference)
     if checkpoint is not None and not checkpoint.config.lm.dep_q:
         mimi = load_mimi(checkpoint, where)

@@ -13,6 +13,7 @@ class EchoModel:
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
+        self.caller_text_delay_s = 0.0
 
     def reset(self, slot: int, sampling: SamplingOptions, seed: int) -> None:
         """An echo remembers nothing."""
@@ -26,4 +27,5 @@ class EchoModel:
 
     def step(self, audio: Samples, mask: NDArray[np.bool_]) -> StepOutput:
         """Return ``audio``, without text and without tokens."""
-        return StepOutput(audio, [""] * self.slots, np.empty((self.slots, 0), np.int64))
+        nothing = [""] * self.slots
+        return StepOutput(audio, nothing, np.empty((self.slots, 0), np.int64), np.zeros(self.slots, np.bool_), nothing)

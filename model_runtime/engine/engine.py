@@ -91,6 +91,11 @@ class Engine:
         return self._slots.count(None)
 
     @property
+    def caller_text_delay_s(self) -> float:
+        """By so much the caller's text lags his audio; 0 where none comes."""
+        return self._model.caller_text_delay_s
+
+    @property
     def p99_s(self) -> float | None:
         """The 99th percentile of recent steps, s; None where too few were made."""
         return self.times.p99_s(self._clock())
@@ -145,7 +150,7 @@ class Engine:
             self._work.notify()
 
     def force(self, slot: Slot, text: str) -> None:
-        """Let the slot say ``text`` soon; raises ``ProtocolError`` where too many texts wait already."""
+        """Let the slot say ``text`` soon, and no longer wait; raises ``ProtocolError`` where too many wait already."""
         with self._work:
             if len(slot.forced) >= MAX_FORCED_TEXTS:
                 raise ProtocolError(f"force: {MAX_FORCED_TEXTS} texts wait already")
@@ -242,8 +247,18 @@ class Engine:
             row, number = slot.row, slot.steps
             slot.steps += 1
             self.frames_late += done_at - heard.received_at > self._budget_s
-            text, tokens = output.text[row], output.tokens[row]
-            results.append((slot, SlotStep(number, heard, output.audio[row], text, tokens, started_at, done_at)))
+            step = SlotStep(
+                number=number,
+                heard=heard,
+                audio=output.audio[row],
+                text=output.text[row],
+                tokens=output.tokens[row],
+                started_at=started_at,
+                done_at=done_at,
+                scripted=bool(output.scripted[row]),
+                caller_text=output.caller_text[row],
+            )
+            results.append((slot, step))
         self._call_loop(self._deliver, results)
 
     def _deliver(self, results: list[tuple[Slot, SlotStep]]) -> None:

@@ -117,6 +117,7 @@ def silence(moshi: Moshi) -> MoshiStep:
         tokens=torch.full((moshi.slots, moshi.lm.config.streams), UNGENERATED, device=moshi.device),
         ready=torch.zeros(moshi.slots, device=moshi.device, dtype=torch.bool),
         row=torch.full((moshi.slots, moshi.lm.config.streams), UNGENERATED, device=moshi.device),
+        caller=None if moshi.listener is None else torch.full((moshi.slots,), UNGENERATED, device=moshi.device),
     )
 
 
@@ -128,6 +129,9 @@ def put(output: MoshiStep, step: MoshiStep) -> None:
         (output.tokens, step.tokens, UNGENERATED),
         (output.ready, step.ready, False),
         (output.row, step.row, UNGENERATED),
+        (output.caller, step.caller, UNGENERATED),
     ):
+        if whole is None or part is None:  # no one listens
+            continue
         whole[:rows].copy_(part)
         whole[rows:].fill_(nothing)

@@ -20,6 +20,10 @@ class SamplingOptions:
     audio_top_k: int = 250
     text_temperature: float = 0.7
     text_top_k: int = 25
+    pad_bias: float = 0.0
+    """Added to the logit of PAD, the text token of silence, -100 to 100: the greater, the less the model says."""
+    repetition_penalty: float = 1.0
+    """1 to 10: how much less likely the text tokens of the last 64 steps are; 1 leaves them as likely as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,16 @@ class AgentPrompt:
     """The name of a voice that the worker has."""
     greeting: str = ""
     """What it says first, word for word."""
+    greeting_audio: bytes = b""
+    """A recording that it says first, as its own speech: int16 little endian, 24 kHz, mono, at most 30 s.
+
+    ``greeting`` then are its words, spread over its length.
+    """
+    wait: bool = False
+    """Whether it keeps silent until the first text that is forced, and only then greets; an empty one lets it begin.
+
+    A resumed conversation that waits has not greeted, one that does not goes on where it was.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +81,10 @@ class StepOutput:
     Text and own codes are those that the step drew, the user's those that it heard; so all steps' tokens together tell
     what the model remembers. (Text and audio of the *frame* that it gave back were drawn partly in the step before.)
     """
+    scripted: NDArray[np.bool_]
+    """``bool [B]``: whether each slot had a greeting or a forced text to say (``Frame.scripted``)."""
+    caller_text: list[str]
+    """What each slot's caller said some time ago (``Model.caller_text_delay_s``); mostly nothing."""
 
 
 class Model(Protocol):
@@ -75,6 +93,10 @@ class Model(Protocol):
     @property
     def slots(self) -> int:
         """How many conversations fit; B below."""
+
+    @property
+    def caller_text_delay_s(self) -> float:
+        """By so much the caller's text lags his audio; 0 where the model does not write it down."""
 
     def reset(self, slot: int, sampling: SamplingOptions, seed: int) -> None:
         """Make the slot as if it had never been used, and give it its sampling and seed."""
@@ -87,7 +109,7 @@ class Model(Protocol):
         """
 
     def force(self, slot: int, text: str) -> None:
-        """Let the slot say ``text`` as soon as it is between two words."""
+        """Let the slot say ``text`` as soon as it is between two words, and no longer wait; nothing if it is empty."""
 
     def step(self, audio: Samples, mask: NDArray[np.bool_]) -> StepOutput:
         """Advance the slots where ``mask``, ``bool [B]``, holds by one frame of ``audio``, ``int16 [B, 1920]``."""

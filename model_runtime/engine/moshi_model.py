@@ -15,12 +15,14 @@ from config.audio import FRAME_SAMPLES
 from model_runtime.engine.graph import StepGraphs
 from model_runtime.engine.model import AgentPrompt, Beginning, Past, Samples, SamplingOptions, StepOutput
 from model_runtime.errors import CheckpointError, ProtocolError
+from model_runtime.greeting import Greetings
+from model_runtime.listener import Listener
 from model_runtime.lm.delays import NOT_FORCED, UNGENERATED
 from model_runtime.moshi import Moshi
 from model_runtime.prompts import PersonaPrompts
 from model_runtime.resume import History, PreparedPrompt, begin, prepare_prompt
 from model_runtime.sampling import Sampling
-from model_runtime.speech_plan import Script, plan_speech
+from model_runtime.speech_plan import Script, find_start, plan_speech
 from model_runtime.text import TextTokenizer
 
 log = logging.getLogger(__name__)
@@ -33,18 +35,31 @@ _PROMPTS_KEPT: Final = 8
 class MoshiModel:
     """Adapts ``Moshi`` to the engine's ``Model``; a slot that is not ready yet gives silence and no text."""
 
-    def __init__(self, moshi: Moshi, tokenizer: TextTokenizer, voices: Path | None = None) -> None:
-        """``voices`` is the folder of the voice samples that prompts may name: NAME.wav or NAME.pt."""
+    def __init__(
+        self,
+        moshi: Moshi,
+        tokenizer: TextTokenizer,
+        voices: Path | None = None,
+        listener: Listener | None = None,
+    ) -> None:
+        """``voices`` is the folder of the voice samples that prompts may name: NAME.wav or NAME.pt.
+
+        ``listener`` is whose model ``moshi`` has beside it to write down the caller, if it has one.
+        """
+        assert (listener is None) == (moshi.listener is None)
         self._moshi = moshi
         self._graphs = StepGraphs(moshi)
         self._tokenizer = tokenizer
         self._voices = voices
+        self._listener = listener
         self._persona = PersonaPrompts(moshi.lm.config, moshi.mimi, tokenizer)
+        self._greetings = Greetings(moshi.lm.config, moshi.mimi, tokenizer)
         self._prompts: OrderedDict[tuple[str, str], PreparedPrompt] = OrderedDict()
-        self._scripts: dict[int, Script] = {}  # by slot, while there is something to say
+        self._scripts: dict[int, Script] = {}  # by slot, while there is something to say or to wait for
         self._next_rows: dict[int, Tensor] = {}  # by slot, what a prompt has left for the first step
         self._last_text = np.full(moshi.slots, UNGENERATED)
         self.slots = moshi.slots
+        self.caller_text_delay_s = 0.0 if listener is None else listener.delay_s
 
     def warm_up(self) -> None:
         """Make one step for nobody, so that the first caller does not wait for torch's first-time work."""
@@ -63,23 +78,27 @@ class MoshiModel:
         asked, past = beginning.prompt, beginning.past
         history = None if past is None else self._history(past)
         prompt = (yield from self._prepared(asked)) if asked.instructions or asked.voice else None
+        greeting = yield from self._greetings.plan(asked.greeting, asked.greeting_audio)
         steps = 0 if history is None else history.steps
         yield from begin(self._moshi, slot, _sampling(sampling), (seed + steps) % 2**63, prompt=prompt, history=history)
         if prompt is not None and not steps:
             self._next_rows[slot] = prompt.prompt.next_row
-        if plan := plan_speech(asked.greeting, self._tokenizer)[steps:]:
-            self._scripts[slot] = Script(plan)
+        if greeting and history is not None and not asked.wait:
+            greeting = greeting[steps - find_start(greeting, history.rows.tolist(), steps) :]
+        if greeting or asked.wait:
+            self._scripts[slot] = Script(greeting, held=asked.wait)
         if history is not None and len(history.rows):
             self._last_text[slot] = int(history.rows[-1, 0])
 
     def force(self, slot: int, text: str) -> None:
-        """Let the slot say ``text`` as soon as it is between two words."""
+        """Let the slot say ``text`` as soon as it is between two words, and no longer wait; nothing if it is empty."""
         self._scripts.setdefault(slot, Script()).add(plan_speech(text, self._tokenizer))
 
     def step(self, audio: Samples, mask: NDArray[np.bool_]) -> StepOutput:
         """Advance the masked slots by ``audio``, ``int16 [B, 1920]``; tokens are ``int64 [B, 17]``."""
         heard = torch.from_numpy(audio).to(torch.float32).div_(_FULL_SCALE)[:, None]  # [B, 1, 1920]
-        step = self._graphs.step(heard, torch.from_numpy(mask), self._forced(mask))
+        forced, scripted = self._forced(mask)
+        step = self._graphs.step(heard, torch.from_numpy(mask), forced)
         said = (step.audio[:, 0] * _FULL_SCALE).round_().clamp_(-_FULL_SCALE, _FULL_SCALE - 1)  # [B, 1920]
         spoken = step.tokens[:, 0].cpu().numpy()  # [B]
         rows = step.row.cpu().numpy()  # [B, 17]
@@ -89,22 +108,35 @@ class MoshiModel:
             self._tokenizer.piece(int(token)) if has_spoken else ""
             for token, has_spoken in zip(spoken, ready, strict=True)
         ]
-        return StepOutput(said.to(torch.int16).cpu().numpy(), text, rows)
+        return StepOutput(said.to(torch.int16).cpu().numpy(), text, rows, scripted, self._caller_text(step.caller))
 
-    def _forced(self, mask: NDArray[np.bool_]) -> Tensor | None:
-        """What prompts and scripts put into the next step ``[B, 17]``; None where all are free."""
+    def _caller_text(self, tokens: Tensor | None) -> list[str]:
+        """What the listener wrote, of its tokens ``[B]``."""
+        if tokens is None or self._listener is None:
+            return [""] * self.slots
+        return [self._listener.tokenizer.piece(token) for token in tokens.tolist()]
+
+    def _forced(self, mask: NDArray[np.bool_]) -> tuple[Tensor | None, NDArray[np.bool_]]:
+        """What prompts and scripts put into the next step ``[B, 17]``, and where scripts speak ``[B]``.
+
+        None where all are free.
+        """
+        speaking = np.zeros(self.slots, np.bool_)
         scripted = [slot for slot in self._scripts if mask[slot]]
         prompted = [slot for slot in self._next_rows if mask[slot]]
         if not scripted and not prompted:
-            return None
+            return None, speaking
         forced = torch.full((self.slots, self._moshi.lm.config.streams), NOT_FORCED)
         for slot in prompted:
             forced[slot] = self._next_rows.pop(slot)
         for slot in scripted:
-            forced[slot, 0] = self._scripts[slot].next_token(int(self._last_text[slot]))
+            row, speaking[slot] = self._scripts[slot].next_row(int(self._last_text[slot]))
+            for stream, token in enumerate(row):
+                if token != NOT_FORCED:
+                    forced[slot, stream] = token
             if self._scripts[slot].idle:
                 del self._scripts[slot]
-        return forced
+        return forced, speaking
 
     def _forget(self, slot: int) -> None:
         self._scripts.pop(slot, None)
@@ -154,4 +186,6 @@ def _sampling(options: SamplingOptions) -> Sampling:
         audio_top_k=options.audio_top_k,
         text_temperature=options.text_temperature,
         text_top_k=options.text_top_k,
+        pad_bias=options.pad_bias,
+        repetition_penalty=options.repetition_penalty,
     )

@@ -35,6 +35,8 @@ class SlotStep:
     tokens: Tokens  # [K]
     started_at: float
     done_at: float
+    scripted: bool = False
+    caller_text: str = ""
 
 
 class Tenant(Protocol):

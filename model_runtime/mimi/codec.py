@@ -57,7 +57,10 @@ class _Upsample(nn.Module):
 
 
 class Mimi(nn.Module):
-    """The codec, reading and writing the first ``codebooks`` of the ``n_q`` that its checkpoint holds."""
+    """The codec, encoding to the first ``codebooks`` of the ``n_q`` that its checkpoint holds.
+
+    Codebooks are nested: the first of more are those of fewer, and fewer can be decoded.
+    """
 
     def __init__(self, config: MimiConfig, codebooks: int = 8) -> None:
         super().__init__()
@@ -119,7 +122,7 @@ class Mimi(nn.Module):
 
     def decode_frames(self, codes: Tensor, state: DecoderState, mask: Tensor) -> Tensor:
         """Audio ``[B, 1, T * 1920]`` of the next ``codes [B, K, T]`` at once; ``encode_frames`` says what is equal."""
-        assert codes.shape[1] == self.codebooks, codes.shape
+        assert 2 <= codes.shape[1] <= self.codebooks, codes.shape
         return self._decode(codes, state, mask)
 
     def decode_step(self, codes: Tensor, state: DecoderState, mask: Tensor) -> Tensor:
@@ -127,7 +130,7 @@ class Mimi(nn.Module):
 
         The state of slots outside ``mask [B]`` stays as it is, and their audio means nothing.
         """
-        assert codes.shape[1] == self.codebooks, codes.shape
+        assert 2 <= codes.shape[1] <= self.codebooks, codes.shape
         return self._decode(codes[..., None], state, mask)
 
     def _encode(self, audio: Tensor, state: EncoderState | None, mask: Tensor | None) -> Tensor:

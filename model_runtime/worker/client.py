@@ -99,7 +99,7 @@ class ModelSession(asyncio.Protocol):
         self._flush()
 
     def force(self, text: str) -> None:
-        """Let the model say ``text``, word for word, soon; does nothing where the worker is gone."""
+        """Let the model say ``text``, word for word, soon, and no longer wait; nothing where the worker is gone."""
         if self._transport is not None and not self._closing and self._socket.state is State.OPEN:
             self._socket.send_binary(encode(Force(text)))
             self._flush()

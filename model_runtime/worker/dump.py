@@ -19,8 +19,9 @@ class SessionDump:
     """Collects the steps of one session, the first ten minutes of it.
 
     The file is a numpy archive: ``heard`` and ``said``, int16 [N, 1920]; ``tokens``, int64 [N, K]; ``captured_at``,
-    float64 [N]; and ``session``, JSON with ``open`` (seed, sampling, prompt, and the step it began at) and ``text`` (N
-    pieces). A resumed one has its past too: ``past_tokens``, int32 [T, K], and ``past_heard``, int16 [W, 1920].
+    float64 [N]; and ``session``, JSON with ``open`` (seed, sampling, prompt, and the step it began at), ``text`` and
+    ``caller_text`` (N pieces each). A resumed one has its past too: ``past_tokens``, int32 [T, K], and ``past_heard``,
+    int16 [W, 1920]; and one that was greeted by a recording that: ``greeting_audio``, int16 [n].
     """
 
     def __init__(self, path: Path, request: Open) -> None:
@@ -38,18 +39,22 @@ class SessionDump:
         if not self._steps:
             return
         request, resume = self._request, self._request.resume
-        past: dict[str, Any] = {}
+        given: dict[str, Any] = {}
         if resume is not None:
-            past["past_tokens"] = np.frombuffer(resume.tokens, "<i4").reshape(-1, TOKENS)
-            past["past_heard"] = np.frombuffer(resume.heard, np.int16).reshape(-1, FRAME_SAMPLES)
+            given["past_tokens"] = np.frombuffer(resume.tokens, "<i4").reshape(-1, TOKENS)
+            given["past_heard"] = np.frombuffer(resume.heard, np.int16).reshape(-1, FRAME_SAMPLES)
+        prompt = asdict(request.prompt)
+        if recording := prompt.pop("greeting_audio"):
+            given["greeting_audio"] = np.frombuffer(recording, np.int16)
         session: dict[str, Any] = {
             "open": {
                 "seed": request.seed,
                 "sampling": asdict(request.sampling),
-                "prompt": asdict(request.prompt),
+                "prompt": prompt,
                 "step": 0 if resume is None else resume.step,
             },
             "text": [step.text for step in self._steps],
+            "caller_text": [step.caller_text for step in self._steps],
         }
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("wb") as file:
@@ -60,5 +65,5 @@ class SessionDump:
                 tokens=np.stack([step.tokens for step in self._steps]),
                 captured_at=np.array([step.heard.captured_at for step in self._steps]),
                 session=np.array(json.dumps(session)),
-                **past,
+                **given,
             )

@@ -126,6 +126,8 @@ class WorkerSession:
             captured_at=step.heard.captured_at,
             wait_ms=(step.started_at - step.heard.received_at) * 1000,
             step_ms=(step.done_at - step.started_at) * 1000,
+            scripted=step.scripted,
+            caller_text=step.caller_text,
         )
         if not self._outbox.put(frame):
             self._end(Error("too_slow", "the client does not read what it is sent"))
@@ -143,7 +145,8 @@ class WorkerSession:
     def _on_begun(self) -> None:
         """Tell the client that audio may come."""
         assert self._slot is not None
-        self._outbox.put(Ready(self._slot.row, self._engine.slots, self._model))
+        engine = self._engine
+        self._outbox.put(Ready(self._slot.row, engine.slots, self._model, engine.caller_text_delay_s))
 
     async def _converse(self, slot: Slot, request: Open) -> Error | None:
         """Read and write until the conversation ends; return what went wrong, if anything did."""

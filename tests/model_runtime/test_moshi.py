@@ -57,7 +57,13 @@ def assert_same(ours: list[MoshiStep], expected: list[MoshiStep]) -> None:
 
 def state_of(moshi: Moshi, slot: int) -> list[Tensor]:
     """A copy of all that a model remembers of a slot."""
-    states = (moshi.encoder_state, moshi.decoder_state, moshi.lm_state, moshi.grid_state)
+    states = (
+        moshi.encoder_state,
+        moshi.decoder_state,
+        moshi.lm_state,
+        moshi.grid_state,
+        moshi.sampler.text_bias,
+    )
     return [tensor[slot].clone() for state in states for tensor in slot_tensors(state)]
 
 

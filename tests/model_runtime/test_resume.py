@@ -66,6 +66,19 @@ def test_resumed_equals_uninterrupted(moshi: Moshi) -> None:
     assert len({tuple(row) for row in rows(steps).tolist()}) > length
 
 
+@pytest.mark.parametrize("done", [5, 90])
+def test_resumed_words_are_still_penalised(moshi: Moshi, done: int) -> None:
+    """Greedy with a penalty on repetition, a resumed slot knows what was said lately, drawn or forced."""
+    sampling = replace(GREEDY, repetition_penalty=3.0, pad_bias=-1.0)
+    audio = frames(done + 30)
+    moshi.reset(0, sampling, 0)
+    steps = talk(moshi, 0, audio)
+    moshi.resume(1, History(done, rows(steps[:done]), audio[:done][-125:]), sampling, 0)
+    assert torch.equal(rows(talk(moshi, 1, audio[done:])), rows(steps[done:]))
+    moshi.resume(1, History(done, rows(steps[:done]), audio[:done][-125:]), GREEDY, 0)
+    assert not torch.equal(rows(talk(moshi, 1, audio[done:])), rows(steps[done:]))
+
+
 def test_caller_without_his_audio(moshi: Moshi) -> None:
     """Without the caller's audio the language model and the decoder are as exact; only what is heard may differ."""
     done = 40

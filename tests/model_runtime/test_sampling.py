@@ -1,6 +1,7 @@
 import torch
 
 from model_runtime.sampling import GREEDY, Sampling, SlotSampler, draw
+from model_runtime.text import PAD
 
 CPU = torch.device("cpu")
 
@@ -68,6 +69,49 @@ def test_greedy_settings() -> None:
     sampler.prepare([True])
     logits = torch.tensor([[0.0, 0.1, 0.3, 0.2]])
     assert (int(sampler.text(logits)), int(sampler.code(0, logits))) == (2, 2)
+
+
+def test_settings_without_effect_draw_the_same() -> None:
+    """With the default bias and penalty the tokens are those drawn of the logits as they are."""
+    sampler = SlotSampler(1, 50, 50, 1, CPU)
+    sampler.reset(0, Sampling(), 4)
+    random = torch.Generator().manual_seed(2)
+    noise = torch.empty(1, 25)
+    again = torch.Generator().manual_seed(4)
+    for _ in range(50):
+        logits = torch.randn(1, 50, generator=random) * 3
+        sampler.prepare([True])
+        noise.exponential_(generator=again)
+        expected = draw(logits, torch.tensor([0.7]), torch.tensor([25]), noise)
+        torch.empty(1, 50).exponential_(generator=again)  # the code's
+        token = sampler.text(logits)
+        assert torch.equal(token, expected)
+        sampler.text_bias.note(token, torch.tensor([True]))
+
+
+def test_bias_and_penalty_are_the_slots_own() -> None:
+    """One slot says nothing, one never pads, one does not say a word again; a reset ends it."""
+    sampler = SlotSampler(3, 30, 4, 1, CPU)
+    for slot, sampling in enumerate(
+        (Sampling(pad_bias=100.0), Sampling(pad_bias=-100.0), Sampling(0.0, 1, 0.0, 1, repetition_penalty=10.0))
+    ):
+        sampler.reset(slot, sampling, slot)
+    logits = (torch.arange(30, 0, -1) / 30).expand(3, -1).clone()
+    logits[:, :PAD] = -9.0
+    logits[2, PAD] = -9.0
+    drawn = []
+    for _ in range(10):
+        sampler.prepare([True] * 3)
+        drawn.append(sampler.text(logits))
+        sampler.text_bias.note(drawn[-1], torch.tensor([True] * 3))
+    silent, talkative, various = torch.stack(drawn, dim=1).tolist()
+    assert set(silent) == {PAD}
+    assert PAD not in talkative
+    assert various == list(range(4, 14)), "greedy, it would say one word for ever"
+    for slot in range(3):
+        sampler.reset(slot, GREEDY, 0)
+    sampler.prepare([True] * 3)
+    assert sampler.text(logits).tolist() == [PAD, PAD, 4]
 
 
 def test_candidates_only_grow() -> None:

@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from model_runtime.listener import ListenerSteps
 from model_runtime.moshi import Sampling
 from model_runtime.text import PAD
-from model_runtime.tiny import tiny_language_model, tiny_mimi, tiny_moshi
+from model_runtime.tiny import tiny_language_model, tiny_listener, tiny_mimi, tiny_moshi
 
 STEPS = 150
 
@@ -71,9 +72,28 @@ def test_voice_depends_on_the_tokens() -> None:
     assert (one - other).abs().max() > 0.01
 
 
+@torch.inference_mode()
+def test_the_listener_writes_what_it_hears() -> None:
+    """Of a silent caller hardly anything, of a loud one words in some of the frames, and others of another caller."""
+    mimi, listener = tiny_mimi(), ListenerSteps(tiny_listener())
+    heard, state = mimi.new_encoder_state(3), listener.new_state(3)
+    random = torch.Generator().manual_seed(4)
+    everyone = torch.ones(3, dtype=torch.bool)
+    written = []
+    for _ in range(STEPS):
+        audio = torch.randn(3, 1, 1920, generator=random) * torch.tensor([0.0, 0.2, 0.2]).view(3, 1, 1)
+        written.append(listener.step(mimi.encode_step(audio, heard, everyone), state, everyone))
+    text = torch.stack(written, dim=1)  # [3, STEPS]
+    padding = (text == PAD).float().mean(-1)
+    assert padding[0] > 0.95
+    assert ((padding[1:] > 0.5) & (padding[1:] < 0.9)).all()
+    assert not (text < PAD).any()
+    assert not torch.equal(text[1], text[2])
+
+
 def test_seed_decides_the_weights() -> None:
     """The same seed gives the same weights, another seed others."""
-    for make in (tiny_mimi, tiny_language_model):
+    for make in (tiny_mimi, tiny_language_model, tiny_listener):
         first, again, other = make(1).state_dict(), make(1).state_dict(), make(2).state_dict()
         assert all(torch.equal(first[name], again[name]) for name in first)
         assert any(not torch.equal(first[name], other[name]) for name in first)

@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model_runtime.checkpoint import load_language_model, load_mimi, load_moshi
+from model_runtime.checkpoint import load_language_model, load_listener, load_mimi, load_moshi
 from model_runtime.checkpoint.config_file import parse_config
 from model_runtime.errors import CheckpointError
 from model_runtime.lm.language_model import LanguageModel
 from model_runtime.mimi.codec import Mimi
 from model_runtime.tiny import TINY_MIMI, TOKENIZER
 from tests.model_runtime.checkpoint import published
+from tests.model_runtime.conftest import SMALL_MIMI
 
 
 def weights(keys: dict[str, Any] = published.MOSHI) -> dict[str, Tensor]:
@@ -132,6 +133,60 @@ def test_speech_to_text_cannot_answer(tmp_path: Path) -> None:
     path = published.write(tmp_path, weights(published.STT), published.STT | {"model_type": "stt"})
     with pytest.raises(CheckpointError, match="it listens and cannot answer"):
         load_moshi(path, "cpu", torch.float32, 1)
+
+
+def listener_folder(folder: Path, keys: dict[str, Any]) -> Path:
+    """A speech-to-text checkpoint as it is published, with a delay of half a second."""
+    keys = published.STT | {"model_type": "stt", "stt_config": {"audio_delay_seconds": 0.5}} | keys
+    return published.write(folder, weights(keys), keys, mimi=codec_weights())
+
+
+def codec_weights() -> dict[str, Tensor]:
+    """The tensors of the small codec."""
+    return dict(Mimi(SMALL_MIMI).state_dict())
+
+
+def test_a_listener_is_loaded_for_its_delay_and_codebooks(tmp_path: Path, folder: Path) -> None:
+    """It comes with its tokenizer and the delay of its config, and the conversation's codec writes what it reads."""
+    listener = load_listener(listener_folder(tmp_path / "stt", {}), "cpu", torch.float32)
+    assert listener.delay_s == 0.5
+    assert listener.tokenizer.vocab_size > 0
+    answering = published.write(folder, weights(), published.MOSHI, mimi=codec_weights())
+    moshi, _ = load_moshi(answering, "cpu", torch.float32, 1, listener=listener)
+    assert moshi.listener is not None
+    step = moshi.step(torch.zeros(1, 1, 1920), torch.ones(1, dtype=torch.bool))
+    assert step.caller is not None
+    assert moshi.mimi.codebooks == 8
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"n_q": 9, "delays": [0] * 10}, "the listener reads 9 codebooks of 64; the model's codec has 8 of 64"),
+        ({"card": 32}, "the listener reads 8 codebooks of 32; the model's codec has 8 of 64"),
+        ({"stt_config": {"audio_delay_seconds": "late"}}, "audio_delay_seconds: seconds are needed, got 'late'"),
+    ],
+)
+def test_a_listener_that_cannot_be_used(tmp_path: Path, folder: Path, keys: dict[str, Any], message: str) -> None:
+    """One that reads another codec than the conversation's, or does not say how late it is, is refused."""
+    answering = published.write(folder, weights(), published.MOSHI, mimi=codec_weights())
+    with pytest.raises(CheckpointError) as caught:
+        load_moshi(
+            answering,
+            "cpu",
+            torch.float32,
+            1,
+            listener=load_listener(listener_folder(tmp_path / "stt", keys), "cpu", torch.float32),
+        )
+    assert message in str(caught.value)
+
+
+def test_a_speaker_is_no_listener(folder: Path) -> None:
+    """A model that converses, or a file alone, is refused where a listener is wanted."""
+    with pytest.raises(CheckpointError, match="it speaks"):
+        load_listener(folder, "cpu", torch.float32)
+    with pytest.raises(CheckpointError, match="this is one file"):
+        load_listener(folder / "model.safetensors", "cpu", torch.float32)
 
 
 def test_old_torch_files(tmp_path: Path) -> None:

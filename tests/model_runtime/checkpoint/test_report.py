@@ -87,6 +87,8 @@ def test_verify_runs_a_listener(folder: Path) -> None:
     verdict = verify(str(folder), "cpu", "float32")
     assert not verdict.not_finite
     assert "it listens and writes" in info(str(folder), "cpu", "float32")
+    assert "it listens and writes" in info("random:stt", "cpu", "float32")
+    assert not verify("random:stt", "cpu", "float32").not_finite
 
 
 def test_a_checkpoint_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,8 +21,10 @@ class ScriptedModel:
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
+        self.caller_text_delay_s = 0.5
         self.masks: list[tuple[object, ...]] = []
         self.resets: list[int] = []
+        self.begun: list[Beginning] = []
         self.forced: list[tuple[int, str]] = []
         self.failures = 0
         self.pieces = 0
@@ -44,8 +46,9 @@ class ScriptedModel:
         self.resets.append(slot)
 
     def begin(self, slot: int, sampling: SamplingOptions, seed: int, beginning: Beginning) -> Iterator[None]:
-        """Begin in ``pieces`` pieces, each of which is noted; the last one may raise ``fault``."""
+        """Note it and begin in ``pieces`` pieces, each of which is noted; the last one may raise ``fault``."""
         self.resets.append(slot)
+        self.begun.append(beginning)
         for piece in range(self.pieces):
             self.masks.append(("piece", slot, piece))
             yield
@@ -57,14 +60,16 @@ class ScriptedModel:
         self.forced.append((slot, text))
 
     def step(self, audio: Samples, mask: NDArray[np.bool_]) -> StepOutput:
-        """Echo, with the first sample as text."""
+        """Echo, with the first sample as text and as the caller's, and as scripted where it is negative."""
         self.masks.append(tuple(mask.tolist()))
         self._entered.release()
         assert self.go_on.wait(BOUND_S)
         if self.failures:
             self.failures -= 1
             raise RuntimeError("scripted failure")
-        return StepOutput(audio, [f"<{int(row[0])}>" for row in audio], np.zeros((self.slots, 17), np.int64))
+        text = [f"<{int(row[0])}>" for row in audio]
+        heard = [f"({int(row[0])})" for row in audio]
+        return StepOutput(audio, text, np.zeros((self.slots, 17), np.int64), audio[:, 0] < 0, heard)
 
 
 class NotingTenant:

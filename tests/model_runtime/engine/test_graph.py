@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from model_runtime.checkpoint.config import LanguageModelConfig
 from model_runtime.engine.graph import StepGraphs, put, silence, smallest
 from model_runtime.lm.delays import NOT_FORCED, UNGENERATED
 from model_runtime.lm.language_model import LanguageModel
 from model_runtime.mimi.codec import Mimi
 from model_runtime.moshi import Moshi, Sampling
 from model_runtime.state import slot_tensors
+from tests.model_runtime.conftest import randomise
 
 
 def recording(slots: int, steps: int) -> list[Tensor]:
@@ -53,7 +55,13 @@ def test_a_step_of_nobody_leaves_everything(small_mimi: Mimi, small_lm: Language
     frames = recording(2, 10)
     for frame in frames[:-1]:
         moshi.step(frame, torch.tensor([True, True]))
-    states = (moshi.encoder_state, moshi.decoder_state, moshi.lm_state, moshi.grid_state)
+    states = (
+        moshi.encoder_state,
+        moshi.decoder_state,
+        moshi.lm_state,
+        moshi.grid_state,
+        moshi.sampler.text_bias,
+    )
     before = [tensor.clone() for state in states for tensor in slot_tensors(state)]
     moshi.advance(frames[-1], torch.tensor([False, False]))
     after = [tensor for state in states for tensor in slot_tensors(state)]
@@ -109,6 +117,28 @@ def test_buffers_and_sizes_carry_whole_conversations(
     assert_conversations_equal(graphs, graphed, Moshi(small_mimi, small_lm, 5))
 
 
+@torch.inference_mode()
+def test_a_listener_is_part_of_the_graph(
+    small_mimi: Mimi, small_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it writes comes out of the buffers as out of eager steps, and nothing of rows that a small graph leaves."""
+    monkeypatch.setattr("model_runtime.engine.graph.capture", WorkAgain)
+    graphed, eager = (Moshi(small_mimi, small_lm, 5, listener=tiny_stt()) for _ in range(2))
+    graphs = StepGraphs(graphed, sizes=(1, 2, 4))
+    graphs._graphed = True
+    assert_conversations_equal(graphs, graphed, eager)
+
+
+def tiny_stt() -> LanguageModel:
+    """A listener on the small codec."""
+    config = LanguageModelConfig(
+        dim=32, num_heads=2, num_layers=2, context=9, text_card=40, card=64, n_q=8, dep_q=0, delays=(0,) * 9
+    )
+    stt = LanguageModel(config).eval().requires_grad_(False)
+    randomise(stt, 6)
+    return stt
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU, and this machine has none")
 def test_graphs_equal_eager_steps(small_mimi: Mimi, small_lm: LanguageModel) -> None:
     """Replayed graphs of any size give the tokens of eager steps."""
@@ -117,8 +147,16 @@ def test_graphs_equal_eager_steps(small_mimi: Mimi, small_lm: LanguageModel) -> 
     assert_conversations_equal(StepGraphs(graphed, sizes=(1, 2, 4)), graphed, Moshi(mimi, lm, 5))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU, and this machine has none")
+def test_graphs_with_a_listener_equal_eager_steps(small_mimi: Mimi, small_lm: LanguageModel) -> None:
+    """So do those in which the caller is written down."""
+    mimi, lm, stt = small_mimi.cuda(), small_lm.cuda(), tiny_stt().cuda()
+    graphed = Moshi(mimi, lm, 5, listener=stt)
+    assert_conversations_equal(StepGraphs(graphed, sizes=(1, 2, 4)), graphed, Moshi(mimi, lm, 5, listener=stt))
+
+
 def assert_conversations_equal(graphs: StepGraphs, graphed: Moshi, eager: Moshi) -> None:
-    """Through gaps, resets, forced tokens and a larger top-k."""
+    """Through gaps, resets, forced tokens, a larger top-k, a bias and a penalty."""
     graphs.capture()
     random = torch.Generator().manual_seed(1)
     for n, frame in enumerate(recording(5, 30)):
@@ -126,6 +164,7 @@ def assert_conversations_equal(graphs: StepGraphs, graphed: Moshi, eager: Moshi)
         if n in (10, 20):
             for moshi in (eager, graphed):
                 moshi.reset(n % 5, Sampling(audio_top_k=n * 3, text_top_k=40), n)
+                moshi.reset(3, Sampling(pad_bias=2.0, repetition_penalty=3.0), n)
         forced = None
         if n % 4 == 0:
             forced = torch.full((5, 17), NOT_FORCED)
@@ -135,3 +174,7 @@ def assert_conversations_equal(graphs: StepGraphs, graphed: Moshi, eager: Moshi)
         assert torch.equal(step.row, expected.row)
         assert torch.equal(step.ready, expected.ready)
         torch.testing.assert_close(step.audio, expected.audio, rtol=0, atol=1e-4)
+        assert (step.caller is None) == (expected.caller is None)
+        if step.caller is not None and expected.caller is not None:
+            assert torch.equal(step.caller, expected.caller)
+            assert mask.any() == (step.caller >= 0).any()

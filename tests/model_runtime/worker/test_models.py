@@ -47,6 +47,20 @@ def test_a_checkpoint_folder_is_served(tmp_path: Path) -> None:
     assert step.tokens.shape == (3, 17)
 
 
+def test_a_listener_is_loaded_beside_the_model() -> None:
+    """With a listener the model writes down the caller, and says how late."""
+    model = load_model(TINY.model_copy(update={"listener": "random:stt"}))
+    assert model.caller_text_delay_s == 0.5
+    assert load_model(TINY).caller_text_delay_s == 0.0
+    assert load_model(ModelSettings(kind="echo")).caller_text_delay_s == 0.0
+
+
+def test_a_listener_must_listen() -> None:
+    """A checkpoint that is not there, or one that cannot listen to this codec, is refused with its name."""
+    with pytest.raises(CheckpointError, match="/models/nowhere"):
+        load_model(TINY.model_copy(update={"listener": "/models/nowhere"}))
+
+
 def test_an_address_that_cannot_be_had_is_said() -> None:
     """``serve_worker`` raises ``LocalModelError`` where it cannot listen."""
     with pytest.raises(LocalModelError, match=r"192\.0\.2\.1:1: "):  # RFC 5737: no machine has it

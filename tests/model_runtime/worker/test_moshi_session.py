@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from config.schema import ModelSettings
-from model_runtime.engine.model import Samples, SamplingOptions
+from model_runtime.engine.model import AgentPrompt, Samples, SamplingOptions
 from model_runtime.sampling import Sampling
 from model_runtime.tiny import tiny_moshi
 from model_runtime.worker.client import open_session
@@ -107,3 +107,34 @@ async def test_a_resumed_session_goes_on(tmp_path: Path) -> None:
     assert session["open"]["step"] == done
     assert np.array_equal(dump["past_tokens"], tokens)
     assert np.array_equal(dump["past_heard"], audio[:done])
+
+
+async def test_a_recorded_greeting_and_the_callers_words_travel(tmp_path: Path) -> None:
+    """Over the wire: a wait, the recording that ends it, the marks of its steps, and what the caller said.
+
+    The dump has the recording and the words.
+    """
+    recording = (np.sin(np.arange(8 * 1_920) / 9) * 8_000).astype("<i2").tobytes()
+    prompt = AgentPrompt(greeting="Hello.", greeting_audio=recording, wait=True)
+    settings = TINY.model_copy(update={"listener": "random:stt"})
+    inbox, spoken = Inbox(), caller(3)
+    async with (
+        worker_process(settings, dump=tmp_path) as worker,
+        open_session(worker.url, Open(1, prompt=prompt), on_frame=inbox, timeout_s=10) as session,
+    ):
+        assert session.ready is not None
+        assert session.ready.caller_text_delay == 0.5
+        for i, frame in enumerate(spoken):
+            if i == 3:
+                session.force("")
+            session.send_audio(frame, 0.0)
+            await inbox.wait(i + 1)
+    marks = [frame.scripted for frame in inbox.frames]
+    assert marks == [False] * 3 + [True] * 9 + [False] * 8
+    assert "".join(frame.text for frame in inbox.frames[:12]) == " Hello."
+    words = [frame.caller_text for frame in inbox.frames]
+    assert any(words)
+    ((dump, session_record),) = read_dumps(tmp_path)
+    assert dump["greeting_audio"].tobytes() == recording
+    assert session_record["caller_text"] == words
+    assert session_record["open"]["prompt"]["wait"] is True

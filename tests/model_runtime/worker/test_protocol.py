@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import msgpack
 import pytest
 from hypothesis import given
@@ -27,6 +29,7 @@ PCM = bytes(range(256)) * 15
 RESUMING = Open(
     1, prompt=AgentPrompt("Be kind.", "NATF0", "Hello."), resume=Resume(5_000, bytes(3_000 * 68), bytes(125 * 3_840))
 )
+GREETING = AgentPrompt("Be kind.", "NATF0", "Hello.", bytes(375 * 3_840), True)
 FRAME = Frame(PCM, " hi", 7, tuple(range(-2, 15)), 12.5, 0.25, 14.0)
 
 
@@ -35,9 +38,12 @@ FRAME = Frame(PCM, " hi", 7, tuple(range(-2, 15)), 12.5, 0.25, 14.0)
     [
         Open(2**63 - 1, SamplingOptions(0.0, 1, 2.5, 32_000)),
         Open(0),
+        Open(7, SamplingOptions(0.0, 1, 2.5, 32_000, -100.0, 10.0), GREETING),
         RESUMING,
+        replace(RESUMING, prompt=replace(GREETING, instructions="😀" * 4_000, greeting="😀" * 4_000)),
         Audio(PCM, -1.5),
         Force("Grüß Gott."),
+        Force(""),
         Close(),
     ],
 )
@@ -47,13 +53,40 @@ def test_what_a_client_sends_arrives(message: ClientMessage) -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [Ready(0, 4, "m"), FRAME, Frame(b"", "", 0, (), 0.0, 0.0, 0.0), Error("idle", "too long"), Drain()]
+    "message",
+    [
+        Ready(0, 4, "m"),
+        Ready(0, 4, "m", 0.5),
+        FRAME,
+        replace(FRAME, scripted=True, caller_text=" yes"),
+        Frame(b"", "", 0, (), 0.0, 0.0, 0.0),
+        Error("idle", "too long"),
+        Drain(),
+    ],
 )
 def test_what_a_worker_sends_arrives(message: WorkerMessage) -> None:
     """A worker's message decodes to itself."""
     assert decode_from_worker(encode(message)) == message
 
 
+@pytest.mark.parametrize(
+    ("message", "fields"),
+    [
+        (Open(1), {"seed", "sampling", "prompt", "resume"}),
+        (Ready(0, 4, "m"), {"slot", "slots", "model"}),
+        (FRAME, {"pcm", "text", "step", "tokens", "captured_at", "wait_ms", "step_ms"}),
+    ],
+)
+def test_what_says_nothing_is_left_out(message: Open | Ready | Frame, fields: set[str]) -> None:
+    """A message that uses no later field can be read by an older end, which does not know them."""
+    sent = msgpack.unpackb(encode(message))
+    assert set(sent) == {"type"} | fields
+    if isinstance(message, Open):
+        assert set(sent["sampling"]) == {"audio_temperature", "audio_top_k", "text_temperature", "text_top_k"}
+        assert set(sent["prompt"]) == {"instructions", "voice", "greeting"}
+
+
+GOOD_PROMPT = {"instructions": "", "voice": "", "greeting": ""}
 GOOD_OPEN = {
     "type": "open",
     "seed": 1,
@@ -76,6 +109,13 @@ GOOD_OPEN = {
         ({"prompt": {"instructions": "", "voice": "../etc", "greeting": ""}}, "prompt: voice: expected a name"),
         ({"prompt": {"instructions": "", "voice": "", "greeting": "x" * 4001}}, "greeting: expected at most 4000"),
         ({"prompt": {"instructions": ""}}, "prompt: voice is missing"),
+        (
+            {"prompt": GOOD_PROMPT | {"greeting_audio": bytes(3)}},
+            "greeting_audio: expected at most 1440000 bytes (30 s)",
+        ),
+        ({"prompt": GOOD_PROMPT | {"greeting_audio": bytes(1_440_002)}}, "greeting_audio: expected at most 1440000"),
+        ({"prompt": GOOD_PROMPT | {"greeting_audio": ""}}, "prompt: greeting_audio: expected at most 1440000 bytes"),
+        ({"prompt": GOOD_PROMPT | {"wait": 1}}, "prompt: wait: expected true or false; got 1"),
         ({"seed": -1}, "open: seed: expected a whole number from 0 to"),
         ({"seed": True}, "open: seed: expected a whole number"),
         ({"sampling": None}, "open: sampling: expected a map"),
@@ -87,6 +127,11 @@ GOOD_OPEN = {
         (
             {"sampling": GOOD_OPEN["sampling"] | {"text_temperature": float("nan")}},
             "text_temperature: expected a number",
+        ),  # type: ignore[operator]
+        ({"sampling": GOOD_OPEN["sampling"] | {"pad_bias": 101}}, "pad_bias: expected a number from -100 to 100"),  # type: ignore[operator]
+        (
+            {"sampling": GOOD_OPEN["sampling"] | {"repetition_penalty": 0.9}},
+            "sampling: repetition_penalty: expected a number from 1 to 10",
         ),  # type: ignore[operator]
     ],
 )
@@ -126,7 +171,7 @@ def test_a_message_has_a_greatest_size() -> None:
         with pytest.raises(ProtocolError, match="at most 16384"):
             decode_from_client(data)
     with pytest.raises(ProtocolError, match="at most 16384"):
-        decode_from_client(encode(RESUMING) + bytes(100_000))
+        decode_from_client(encode(RESUMING) + bytes(1_500_000))
 
 
 VALUE = st.recursive(
@@ -151,6 +196,9 @@ FIELDS = [
     "step_ms",
     "code",
     "message",
+    "scripted",
+    "caller_text",
+    "caller_text_delay",
 ]
 LIKELY = st.fixed_dictionaries(
     {"type": st.sampled_from(["open", "audio", "close", "ready", "frame", "error", "drain"])},

@@ -11,9 +11,11 @@ from starlette.websockets import WebSocketDisconnect
 from model_runtime.engine.engine import Engine
 from model_runtime.worker.outbox import FRESH_FRAMES, MAX_MESSAGES
 from model_runtime.worker.protocol import (
+    AgentPrompt,
     Audio,
     Close,
     Error,
+    Force,
     Frame,
     Open,
     Ready,
@@ -40,7 +42,7 @@ class ScriptedWebSocket:
         self.reading.set()
         self._came = asyncio.Event()
 
-    def say(self, message: Open | Audio | Close) -> None:
+    def say(self, message: Open | Audio | Force | Close) -> None:
         """Send a message."""
         self.incoming.put_nowait({"type": "websocket.receive", "bytes": encode(message)})
 
@@ -115,12 +117,43 @@ async def test_a_conversation(bench: Bench) -> None:
         assert bench.engine.free == 0
         bench.client.say(Close())
     ready, answer = bench.client.received
-    assert ready == Ready(0, 1, "m")
+    assert ready == Ready(0, 1, "m", caller_text_delay=0.5)
     assert isinstance(answer, Frame)
     assert (answer.pcm, answer.text, answer.step, answer.captured_at) == (AUDIO.pcm, "<5>", 0, 1.5)
     assert answer.tokens == (0,) * 17
+    assert (answer.scripted, answer.caller_text) == (False, "(5)")
     assert bench.client.close_code == 1000
     assert bench.engine.free == 1
+
+
+async def test_what_is_scripted_is_told(bench: Bench) -> None:
+    """A step that the model says was forced is marked in its frame."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(bench.run(), name="session")
+        bench.client.say(Open(1))
+        for value in (5, -5):
+            bench.client.say(Audio(frame(value).tobytes(), 0.0))
+            await bench.model.wait_step_begun()
+        await bench.client.wait_received(3)
+        bench.client.say(Close())
+    assert [each.scripted for each in bench.client.received if isinstance(each, Frame)] == [False, True]
+
+
+async def test_a_wait_and_a_recording_make_a_beginning(bench: Bench) -> None:
+    """An ``open`` that asks for no more than that is prepared like a prompt, and an empty text reaches the model."""
+    for prompt in (AgentPrompt(wait=True), AgentPrompt(greeting_audio=bytes(4))):
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(bench.run(), name="session")
+            bench.model.begun.clear()
+            bench.client.received.clear()
+            bench.client.say(Open(1, prompt=prompt))
+            await bench.client.wait_received(1)
+            bench.client.say(Force(""))
+            bench.client.say(AUDIO)
+            await bench.client.wait_received(2)
+            bench.client.say(Close())
+        assert [beginning.prompt for beginning in bench.model.begun] == [prompt]
+    assert bench.model.forced == [(0, "")] * 2
 
 
 @pytest.mark.parametrize(
