@@ -53,6 +53,7 @@ _STATUS_LINE: Final = re.compile(r"SIP/([0-9]+\.[0-9]+) ([0-9]+)(?: (.*))?", re.
 REASONS: Final = {
     100: "Trying",
     200: "OK",
+    302: "Moved Temporarily",
     400: "Bad Request",
     403: "Forbidden",
     405: "Method Not Allowed",
@@ -67,6 +68,7 @@ REASONS: Final = {
     483: "Too Many Hops",
     487: "Request Terminated",
     488: "Not Acceptable Here",
+    489: "Bad Event",
     500: "Server Internal Error",
     501: "Not Implemented",
     503: "Service Unavailable",

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from telephony.call import Said
 from telephony.playout import Playout
 
 RATE = 8_000
@@ -100,6 +101,104 @@ def test_what_waits_is_bounded_and_accounted_for(rate: int, steps: list[int | No
             pushed += step
         assert len(playout) <= rate * 120 // 1_000
         assert pushed == pulled + len(playout) + playout.trimmed
+
+
+def _segments(said: list[Said]) -> list[tuple[int, int]]:
+    """Position and count of runs that follow each other without a gap, joined."""
+    segments: list[tuple[int, int]] = []
+    for run in said:
+        if segments and sum(segments[-1]) == run.position:
+            segments[-1] = (segments[-1][0], segments[-1][1] + run.count)
+        else:
+            segments.append((run.position, run.count))
+    return segments
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000])
+@given(st.lists(st.one_of(st.none(), st.tuples(st.integers(0, 3_000), st.sampled_from([0, 0, 0, 640]))), max_size=40))
+def test_what_was_given_out_is_told_exactly(rate: int, steps: list[tuple[int, int] | None]) -> None:
+    """The runs of every pull are the very samples pushed, in order and once, but for the fade after a cut.
+
+    Samples lost on their way shift nothing; where no run is, there is silence.
+    """
+    stream = np.random.default_rng(0).integers(1, 32_000, 200_000).astype(np.int16)
+    playout = Playout(rate)
+    position = 0
+    heard: list[np.ndarray] = []
+    said: list[Said] = []
+    for step in [*steps, *[None] * 6]:
+        if step is not None:
+            size, lost = step
+            position += lost
+            playout.push(stream[position : position + size], position)
+            position += size
+            continue
+        tick = playout.pull()
+        end = 0
+        for run in playout.said:
+            assert not tick[end : run.offset].any()
+            end = run.offset + run.count
+            assert run.count > 0
+            heard.append(tick[run.offset : end])
+        assert end <= tick.size
+        assert not tick[end:].any()
+        said += playout.said
+    audio = np.concatenate([np.empty(0, np.int16), *heard])
+    begin = 0
+    last = -1
+    for at, count in _segments(said):
+        assert at > last
+        last = at + count - 1
+        faded = rate // 500
+        same = audio[begin : begin + count] == stream[at : at + count]
+        assert same[faded:].all()
+        begin += count
+    assert begin == audio.size
+    assert len(playout) == 0
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(0, 1_500)), max_size=40))
+def test_runs_at_16_khz_are_whole_at_24_khz(steps: list[int | None]) -> None:
+    """Whatever is cut, runs begin and end on even samples, which 24 kHz has too."""
+    playout = Playout(16_000)
+    for step in steps:
+        if step is None:
+            playout.pull()
+            assert all(number % 2 == 0 for run in playout.said for number in (run.offset, run.position, run.count))
+        else:
+            playout.push(np.ones(2 * step, np.int16))
+
+
+def test_what_was_taken_out_is_in_no_run() -> None:
+    """A cut shows as a gap between two runs, as long as the cut."""
+    playout = Playout(RATE)
+    loud = np.full(TICK, 9_000, np.int16)
+    playout.push(np.concatenate([loud, np.zeros(6 * TICK, np.int16), loud]))
+    said = []
+    for _ in range(6):
+        playout.pull()
+        said += playout.said
+    (_, before), (after, count) = _segments(said)
+    assert after - before == 2 * TICK
+    assert after + count == 8 * TICK
+
+
+def test_silence_has_no_position() -> None:
+    """Before audio, in an underrun and after a clear nothing was said; numbers go on where they were."""
+    playout = Playout(RATE)
+    playout.pull()
+    assert playout.said == ()
+    playout.push(_ramp(1, TICK + 10))
+    playout.pull()
+    playout.pull()
+    assert playout.said == (Said(0, TICK, 10),)
+    playout.push(_ramp(1, FRAME))
+    playout.clear()
+    playout.pull()
+    assert playout.said == ()
+    playout.push(_ramp(1, TICK))
+    playout.pull()
+    assert playout.said == (Said(0, TICK + 10 + FRAME, TICK),)
 
 
 def test_a_late_frame_does_not_make_the_call_later_for_ever() -> None:

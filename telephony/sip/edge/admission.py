@@ -9,18 +9,23 @@ from ipaddress import ip_address
 from typing import Final, Protocol
 
 from config.schema import SipRateLimit, SipSettings
+from telephony.transfer import parse_target
 
 MAX_SOURCES: Final = 4_096
 
 
 class Refused(Exception):  # an answer, no fault
-    """An INVITE is not taken: the status to answer with, and after how many seconds to try again."""
+    """An INVITE is not taken: the status to answer with, and after how many seconds to try again.
 
-    def __init__(self, status: int, reason: str, retry_after_s: int | None = None) -> None:
+    ``contact`` is the SIP URI to call instead, with a 302; raises ``ValueError`` for any other URI.
+    """
+
+    def __init__(self, status: int, reason: str, retry_after_s: int | None = None, contact: str = "") -> None:
         super().__init__(f"{status} {reason}")
         self.status = status
         self.reason = reason
         self.retry_after_s = retry_after_s
+        self.contact = parse_target(contact) if contact else ""
 
 
 class Line(Protocol):

@@ -18,6 +18,8 @@ def answer(request: Request, refusal: Rejection | Refused) -> Response:
     """The answer that says so, with a tag of its own where To has none."""
     if isinstance(refusal, Refused):
         fields = {} if refusal.retry_after_s is None else {"Retry_After": str(refusal.retry_after_s)}
+        if refusal.contact:
+            fields["Contact"] = f"<{refusal.contact}>"
         refusal = Rejection(refusal.status, refusal.reason, **fields)
     response = refusal.answer(request, secrets.token_hex(8))
     response.headers.add("Server", SERVER)

@@ -46,6 +46,7 @@ class Dialog:
     worker_cseq: int = 0
     line: Line | None = None
     worker_target: str | None = None  # the worker's Contact
+    referring: bool = False  # the worker sent a REFER that was not refused: NOTIFYs may come
     state: DialogState = field(default=DialogState.EARLY)
 
     @property

@@ -114,6 +114,7 @@ class Dialogs:
         dialog.worker_cseq = max(dialog.worker_cseq, core.cseq)
         if server.request.method in CONTACT_METHODS:
             dialog.learn_worker("", target_of(server.request.headers))
+        dialog.referring |= server.request.method == "REFER"
         outlet = self._next_hop(dialog)
         out = self.passage.request_to_peer(server.request, dialog, outlet)
         translate = partial(self._from_peer, dialog, server.request)
@@ -174,6 +175,8 @@ class Dialogs:
             self._contexts.get(dialog, {}).pop(context, None)
             if method == "BYE":
                 self._remove(dialog)
+            elif method == "REFER" and status >= 300:
+                dialog.referring = False
 
         context = ResponseContext(server, self.table, translate, on_final)
         if method == "INVITE":

@@ -14,15 +14,23 @@ from telephony.sip.edge.dialog import Dialog
 from telephony.sip.edge.resolve import Faces
 from telephony.sip.edge.transaction import Outlet
 from telephony.sip.edge.transport import Address, Transport
-from telephony.sip.edge.validation import ALLOWED, EXTENSIONS, INFO_TYPES
+from telephony.sip.edge.validation import (
+    ALLOWED,
+    EXTENSIONS,
+    INFO_TYPES,
+    REFER_EVENT,
+    SIPFRAG,
+    SIPFRAG_STATUS,
+    SUBSCRIPTION_STATE,
+)
 from telephony.sip.fields import MAGIC_COOKIE, Core, media_type, read_contact
-from telephony.sip.message import Headers, Request, Response
+from telephony.sip.message import Headers, Request, Response, clean
 from telephony.sip.sdp import SessionDescription
 from telephony.sip.uri import NameAddr, SipUri, format_host
 
 SERVER: Final = "Denwa"
-CONTACT_METHODS: Final = frozenset({"INVITE", "UPDATE"})
-"""Methods that refresh a dialog's target (RFC 3261 section 12.2, RFC 3311)."""
+CONTACT_METHODS: Final = frozenset({"INVITE", "UPDATE", "REFER", "NOTIFY"})
+"""Methods that refresh a dialog's target (RFC 3261 section 12.2, RFC 3311, RFC 6665 section 4.1.2.4)."""
 
 _SESSION_EXPIRES: Final = re.compile(r"\s*(\d{1,9})\s*(?:;\s*refresher\s*=\s*(uac|uas)\s*)?(?:;.*)?", re.I)
 _REASON: Final = re.compile(r"\s*(SIP|Q\.850)\s*;\s*cause\s*=\s*(\d{1,3})\b.*", re.I)
@@ -47,6 +55,21 @@ def _groups(pattern: re.Pattern[str], form: str) -> Callable[[str], str]:
     return lambda value: form.format(*match.groups()) if (match := pattern.fullmatch(value)) else ""
 
 
+def _refer_to(value: str) -> str:
+    try:
+        uri = NameAddr.parse(value).uri
+        return f"<{SipUri.parse(uri)}>"
+    except SipParseError:
+        return ""
+
+
+def _event(value: str) -> str:
+    match = REFER_EVENT.fullmatch(value)
+    if match is None:
+        return ""
+    return "refer" + (f";id={match.group(1)}" if match.group(1) else "")
+
+
 _CARRIED: Final[dict[str, Callable[[str], str]]] = {
     "Allow": _listed(ALLOWED),
     "Supported": _listed(EXTENSIONS),
@@ -57,8 +80,15 @@ _CARRIED: Final[dict[str, Callable[[str], str]]] = {
     "RAck": _groups(_RACK, "{} {} {}"),
     "Retry-After": _groups(_DELTA, "{}"),
     "Reason": _groups(_REASON, "{};cause={}"),
+    "Refer-To": _refer_to,
+    "Event": _event,
+    "Subscription-State": _groups(SUBSCRIPTION_STATE, "{}"),
 }
-"""The fields that cross, each with the function that writes its value anew; "" leaves the field out."""
+"""The fields that cross, each with the function that writes its value anew; "" leaves the field out.
+
+Subscription-State crosses without its ``expires``: PJSIP would refresh what ends soon, and take the peer's refusal of
+that for the outcome of the transfer.
+"""
 
 
 class Passage:
@@ -128,6 +158,9 @@ class Passage:
     def response_to_peer(self, response: Response, request: Request, dialog: Dialog) -> Response:
         """A worker's response as the peer gets it; ``request`` is the peer's, whose Via, From and To count."""
         out = Response.to(request, response.status, response.reason, dialog.worker_tag)
+        if request.method == "INVITE" and 300 <= response.status < 400:
+            for contact in _elsewhere(response.headers, dialog.worker):
+                out.headers.add("Contact", contact)
         if request.method in CONTACT_METHODS and 100 < response.status < 300:
             for route in (dialog.record_route, *request.headers.all("Record-Route")):
                 out.headers.add("Record-Route", route)
@@ -156,6 +189,19 @@ def target_of(headers: Headers) -> str | None:
         return read_contact(headers)
     except SipParseError:
         return None
+
+
+def _elsewhere(headers: Headers, worker: Address | None) -> list[str]:
+    """The Contacts of a redirection as the gateway gave them; the worker's own, which PJSIP adds, is none of them."""
+    contacts = []
+    for value in headers.all("Contact"):
+        try:
+            uri = SipUri.parse(NameAddr.parse(value).uri)
+        except SipParseError:
+            continue
+        if (uri.address, uri.port) != worker:
+            contacts.append(f"<{uri}>")
+    return contacts
 
 
 def _invited(uri: str, worker: Address | None) -> str:
@@ -200,3 +246,7 @@ def _carry_body(source: Request | Response, target: Request | Response, address:
         if _INFO_BODY.fullmatch(text):
             target.headers.add("Content-Type", kind)
             target.body = source.body
+    elif kind == SIPFRAG and (told := SIPFRAG_STATUS.fullmatch(source.body)):
+        status, reason = told.group(1).decode(), (told.group(2) or b"").decode("ascii", "replace")
+        target.headers.add("Content-Type", f"{SIPFRAG};version=2.0")
+        target.body = f"SIP/2.0 {status} {clean(reason)}\r\n".encode("ascii", "replace")

@@ -26,6 +26,7 @@ from telephony.sip.edge.validation import (
     check_codecs,
     check_content,
     check_method,
+    check_notify,
     check_path,
     check_uri,
 )
@@ -134,6 +135,8 @@ class PeerSide:
             raise Rejection(481)
         check_path(request, core, self._passage.instance)
         check_content(request)
+        if request.method == "NOTIFY":
+            check_notify(request, dialog.referring)
         if request.method == "OPTIONS":
             raise Rejection(200, **self._abilities())
         dialog.peer = peer

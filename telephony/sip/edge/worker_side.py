@@ -11,7 +11,7 @@ from telephony.sip.edge.dialogs import Dialogs
 from telephony.sip.edge.server_transaction import serve
 from telephony.sip.edge.transaction import Outlet, ServerKey, State, TransactionTable, cancel, server_key
 from telephony.sip.edge.transport import Address, Transport
-from telephony.sip.edge.validation import Rejection, check_method
+from telephony.sip.edge.validation import WORKER_ALLOWED, Rejection, check_method
 from telephony.sip.fields import Core
 from telephony.sip.message import Message, Request, Response
 
@@ -71,7 +71,7 @@ class WorkerSide:
             return
         if dialog is None:
             raise Rejection(481)
-        check_method(request.method, in_dialog=True)
+        check_method(request.method, in_dialog=True, allowed=WORKER_ALLOWED)
         transaction = serve(key, request, outlet, self._table)
         try:
             self._dialogs.forward_to_peer(dialog, transaction, core, self._timer_c_s)

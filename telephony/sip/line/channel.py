@@ -1,8 +1,9 @@
 """The channel between the gateway and a line worker: one SOCK_SEQPACKET socket, a message per packet.
 
-Audio is a 16-byte header and the samples; everything else is a msgpack map with its ``type``. ``ChannelSocket``
-serves both ends and never blocks: audio that finds the socket full is dropped and counted, control messages wait
-in order. ``Channel`` puts the gateway's end on its event loop; the worker polls its end itself.
+Audio is a 20-byte header, 8 bytes for each run of what was said, and the samples; everything else is a msgpack map
+with its ``type``. ``ChannelSocket`` serves both ends and never blocks: audio that finds the socket full is dropped and
+counted, control messages wait in order. ``Channel`` puts the gateway's end on its event loop; the worker polls its end
+itself.
 """
 
 import asyncio
@@ -16,13 +17,17 @@ from typing import Any, Final, cast
 
 import msgpack
 
+from telephony.call import Said
 from telephony.errors import ChannelError
 from telephony.sip.line import messages
 from telephony.sip.line.messages import Audio, Message
 
 _AUDIO: Final = 1
 _CONTROL: Final = 2
-_HEADER: Final = struct.Struct("<BxxxId")
+_HEADER: Final = struct.Struct("<BBxxIId")  # kind, runs said, call, number, at
+_SAID: Final = struct.Struct("<HIH")  # offset, position, count
+_MAX_SAID: Final = 255
+_COUNTER: Final = 2**32
 _MAX_PACKET: Final = 65_536
 _BUFFER: Final = 1 << 20  # bytes asked of the kernel for each direction
 _CONTROLS: Final[dict[str, type]] = {
@@ -35,7 +40,9 @@ _CONTROLS: Final[dict[str, type]] = {
 def encode(message: Message) -> bytes:
     """Return the packet that carries ``message``."""
     if isinstance(message, Audio):
-        return _HEADER.pack(_AUDIO, message.call, message.at) + message.pcm
+        said = message.said[:_MAX_SAID]
+        header = _HEADER.pack(_AUDIO, len(said), message.call, message.number % _COUNTER, message.at)
+        return b"".join([header, *map(_pack_said, said), message.pcm])
     body = {"type": type(message).__name__.lower(), **asdict(message)}
     return bytes([_CONTROL]) + msgpack.packb(body)
 
@@ -45,10 +52,7 @@ def decode(packet: bytes) -> Message:
     if not packet:
         raise ChannelError("empty packet")
     if packet[0] == _AUDIO:
-        if len(packet) < _HEADER.size or len(packet) % 2:
-            raise ChannelError(f"audio packet of {len(packet)} bytes")
-        _, call, at = _HEADER.unpack_from(packet)
-        return Audio(call, at, packet[_HEADER.size :])
+        return _audio(packet)
     if packet[0] != _CONTROL:
         raise ChannelError(f"unknown kind {packet[0]}")
     try:
@@ -56,6 +60,29 @@ def decode(packet: bytes) -> Message:
     except (ValueError, msgpack.UnpackException) as error:
         raise ChannelError(f"not msgpack: {error}") from error
     return _control(body)
+
+
+def _audio(packet: bytes) -> Audio:
+    if len(packet) < _HEADER.size or len(packet) % 2:
+        raise ChannelError(f"audio packet of {len(packet)} bytes")
+    _, runs, call, number, at = _HEADER.unpack_from(packet)
+    begin = _HEADER.size + runs * _SAID.size
+    pcm = packet[begin:]
+    if not runs:
+        return Audio(call, at, pcm, number)
+    said = tuple(Said(*fields) for fields in _SAID.iter_unpack(packet[_HEADER.size : begin])) if pcm else ()
+    end = 0
+    for run in said:
+        if run.offset < end or not run.count:
+            raise ChannelError(f"audio packet with {said}")
+        end = run.offset + run.count
+    if not 0 < end <= len(pcm) // 2:
+        raise ChannelError(f"audio packet of {len(packet)} bytes with {runs} runs")
+    return Audio(call, at, pcm, number, said)
+
+
+def _pack_said(said: Said) -> bytes:
+    return _SAID.pack(said.offset, said.position % _COUNTER, said.count)
 
 
 def _control(body: Any) -> Message:

@@ -8,7 +8,7 @@ from telephony.call import CallState
 from telephony.sip.line.guard import guarded
 from telephony.sip.line.latch import Latch
 from telephony.sip.line.media import Line
-from telephony.sip.line.messages import Dtmf, Latched, Media, Message, State, Stats
+from telephony.sip.line.messages import Dtmf, Latched, Media, Message, Referred, State, Stats
 
 _STATES = {
     pj.PJSIP_INV_STATE_EARLY: CallState.EARLY,
@@ -44,9 +44,10 @@ class LineCall(pj.Call):
         self._answered = False
         self._by_us = False
         self._over = False
+        self._referring = False
         self._received = self._lost = self._discarded = self._sent = 0
         self._times_ms = (0.0, 0.0, 0.0)  # jitter, round trip, jitter buffer
-        line.take(number)
+        line.take()
 
     def report(self, fault: str) -> None:
         """Pass a fault on to the gateway's log."""
@@ -61,14 +62,33 @@ class LineCall(pj.Call):
         self._answered = True
         self._respond(200)
 
-    def end(self, status: int) -> None:
-        """Send BYE, or ``status`` where the call is not answered yet."""
+    def end(self, status: int, contact: str) -> None:
+        """Send BYE, or ``status`` where the call is not answered yet, with ``contact`` where there is one."""
         if self._over:
             return
         self._by_us = True
         prm = pj.CallOpParam(True)
         prm.statusCode = status
+        if contact and not self._answered:
+            header = pj.SipHeader()
+            header.hName, header.hValue = "Contact", f"<{contact}>"
+            prm.txOption.headers.append(header)
         self.hangup(prm)
+
+    def press(self, digits: str) -> None:
+        """Press keys at the peer's end (RFC 4733)."""
+        if not self._over:
+            self.dialDtmf(digits)
+
+    def refer(self, target: str) -> None:
+        """Send REFER; what becomes of it comes with ``onCallTransferStatus``."""
+        if self._over:
+            return
+        self._referring = True
+        try:
+            self.xfer(f"<{target}>", pj.CallOpParam(True))
+        except pj.Error as error:
+            self._tell_referred(500, error.reason, final=True)
 
     def watch_rtp(self) -> None:
         """Keep strangers' RTP out; to be called again and again."""
@@ -93,6 +113,8 @@ class LineCall(pj.Call):
             self._owner.send(self._stats())
         status, reason = info.lastStatusCode, info.lastReason
         self._owner.send(State(self.number, state.value, status, reason, self._answered, self._by_us))
+        if state is CallState.CONFIRMED:  # the gateway knows it before the first block comes
+            self.line.open(self.number)
         if self._over:
             self.line.leave()
             self._owner.ended(self)
@@ -123,6 +145,13 @@ class LineCall(pj.Call):
         self._owner.send(Dtmf(self.number, prm.digit))
 
     @guarded
+    def onCallTransferStatus(self, prm: pj.OnCallTransferStatusParam) -> None:
+        """Tell the gateway; after the final status PJSIP forgets whose it was, for the slot is another call's soon."""
+        final = prm.finalNotify or prm.statusCode >= 200
+        prm.cont = not final
+        self._tell_referred(prm.statusCode, prm.reason, final)
+
+    @guarded
     def onCallTransferRequest(self, prm: pj.OnCallTransferRequestParam) -> None:
         """Refuse: PJSIP would dial whatever the peer names."""
         prm.statusCode = _DECLINE
@@ -131,6 +160,11 @@ class LineCall(pj.Call):
     def onCallReplaceRequest(self, prm: pj.OnCallReplaceRequestParam) -> None:
         """Refuse: nobody takes over a call from outside."""
         prm.statusCode = _DECLINE
+
+    def _tell_referred(self, status: int, reason: str, final: bool) -> None:
+        if self._referring and not self._over:
+            self._referring = not final
+            self._owner.send(Referred(self.number, status, reason, final))
 
     def _respond(self, status: int) -> None:
         if self._over:

@@ -32,6 +32,7 @@ from telephony.sip.line.messages import (
     Open,
     Opened,
     Ready,
+    Referred,
     Shutdown,
     State,
     Stats,
@@ -273,7 +274,7 @@ class LineWorker:
                 self._arrive(number, sip_call_id)
             case Log(level, event):
                 self._log.log(_LEVELS.get(level, 40), "line worker says", text=event)
-            case Audio() | State() | Media() | Latched() | Dtmf() | Stats():
+            case Audio() | State() | Media() | Latched() | Dtmf() | Referred() | Stats():
                 self._pass_on(message)
             case _:
                 raise ChannelError(f"out of turn: {message}")
@@ -288,7 +289,7 @@ class LineWorker:
         self._calls[number] = line
         self._on_call(line.call)
 
-    def _pass_on(self, message: Audio | State | Media | Latched | Dtmf | Stats) -> None:
+    def _pass_on(self, message: Audio | State | Media | Latched | Dtmf | Referred | Stats) -> None:
         line = self._calls.get(message.call)
         if line is None or line.call is None:
             return

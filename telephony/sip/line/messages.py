@@ -6,14 +6,23 @@ cannot reach a line's next call.
 
 from dataclasses import dataclass
 
+from telephony.call import Said
+
 
 @dataclass(frozen=True, slots=True)
 class Audio:
-    """80 ms of a call's audio, either way: ``pcm`` is ``int16`` little-endian at the worker's rate."""
+    """80 ms of a call's audio, either way: ``pcm`` is ``int16`` little-endian at the worker's rate.
+
+    ``number``, to the gateway: how many blocks of the call left the line between its answer and this one, whether or
+    not the channel had room for them. To the worker: the position of the first sample among all that the gateway has
+    sent, at the worker's rate. Both count modulo 2**32 (three days of samples).
+    """
 
     call: int
     at: float  # time.monotonic() when the block left the line (to the gateway) or the resampler (to the worker)
     pcm: bytes
+    number: int
+    said: tuple[Said, ...] = ()  # to the gateway: what the caller was sent meanwhile, at the worker's rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +52,27 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Hangup:
-    """To the worker: send BYE, or ``status`` where the call is not answered yet."""
+    """To the worker: send BYE, or ``status`` where the call is not answered yet, with ``contact`` where it is a 3xx."""
 
     call: int
     status: int
+    contact: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SendDtmf:
+    """To the worker: press keys at the peer's end (RFC 4733)."""
+
+    call: int
+    digits: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refer:
+    """To the worker: send REFER, so that the peer calls ``target`` (RFC 3515)."""
+
+    call: int
+    target: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +134,20 @@ class Latched:
 
 @dataclass(frozen=True, slots=True)
 class Dtmf:
-    """To the gateway: the caller pressed a key (RFC 4733)."""
+    """To the gateway: the caller pressed a key (RFC 4733, or an INFO with application/dtmf-relay)."""
 
     call: int
     digit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Referred:
+    """To the gateway: what the peer said of a REFER, in its answer or in a NOTIFY; nothing more follows a final one."""
+
+    call: int
+    status: int
+    reason: str
+    final: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +189,8 @@ Message = (
     | Ring
     | Answer
     | Hangup
+    | SendDtmf
+    | Refer
     | Shutdown
     | Ready
     | Opened
@@ -161,6 +199,7 @@ Message = (
     | Media
     | Latched
     | Dtmf
+    | Referred
     | Stats
     | Heartbeat
     | Log

@@ -35,7 +35,9 @@ from telephony.sip.line.messages import (
     Open,
     Opened,
     Ready,
+    Refer,
     Ring,
+    SendDtmf,
     Shutdown,
 )
 from telephony.sip.line.privileges import drop_privileges
@@ -127,26 +129,30 @@ class Worker:
 
     def _obey(self, message: Message) -> None:
         match message:
-            case Audio(number, _, pcm):
-                if call := self._calls.get(number):
-                    call.line.mouth.push(pcm)
+            case Audio():
+                if call := self._calls.get(message.call):
+                    call.line.mouth.push(message.pcm, message.number)
             case Open():
                 self._open(message)
             case Shutdown():
                 self._done = True
-            case Ring(number) | Answer(number) | Hangup(number):
-                if call := self._calls.get(number):
+            case Ring() | Answer() | Hangup() | SendDtmf() | Refer():
+                if call := self._calls.get(message.call):
                     self._steer(call, message)
 
-    def _steer(self, call: LineCall, message: Ring | Answer | Hangup) -> None:
+    def _steer(self, call: LineCall, message: Ring | Answer | Hangup | SendDtmf | Refer) -> None:
         try:
             match message:
                 case Ring():
                     call.ring()
                 case Answer():
                     call.pick_up()
-                case Hangup(_, status):
-                    call.end(status)
+                case Hangup(_, status, contact):
+                    call.end(status, contact)
+                case SendDtmf(_, digits):
+                    call.press(digits)
+                case Refer(_, target):
+                    call.refer(target)
         except pj.Error as error:  # the peer may have ended the call a moment ago
             self.report(f"call {call.number}: {type(message).__name__}: {error.reason}")
 

@@ -218,7 +218,7 @@ class Worker(Datagrams):
             f"a=rtcp:30001 IN IP4 {host}\r\na=candidate:1 1 UDP 1 {host} {port} typ host\r\na=sendrecv\r\n"
         ).encode()
 
-    def request(self, invite: Request, method: str, body: bytes = b"") -> Request:
+    def request(self, invite: Request, method: str, body: bytes = b"", **fields: str) -> Request:
         """A request of its own inside the dialog of an INVITE it got."""
         self._cseq += method != "ACK"
         contact = (invite.headers.get("Contact") or "").strip("<>")
@@ -233,6 +233,8 @@ class Worker(Datagrams):
         add("CSeq", f"{self._cseq} {method}")
         add("Contact", f"<sip:line@{host}:{port};ob>")
         add("User-Agent", f"pjsip {host}:{port}")
+        for name, value in fields.items():
+            add(name.replace("_", "-"), value)
         if body:
             add("Content-Type", "application/sdp")
             request.body = body

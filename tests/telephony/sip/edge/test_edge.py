@@ -86,7 +86,7 @@ async def test_no_worker_address_reaches_the_peer() -> None:
         assert b"c=IN IP4 198.51.100.7\r\n" in answer.body
         assert b"o=- 5 5 IN IP4 198.51.100.7\r\n" in answer.body
         assert answer.headers.get("Supported") == "100rel, timer"
-        assert answer.headers.get("Allow") == "INVITE, ACK, BYE, CANCEL"
+        assert answer.headers.get("Allow") == "INVITE, ACK, BYE, CANCEL, NOTIFY"
         for data in r.peer.raw:
             text = data.decode()
             for secret in (f":{r.worker.address[1]}", f":{internal[1]}", f" {r.worker.address[1]} ", "pjsip", "inner"):

@@ -41,6 +41,7 @@ async def test_in_dialog_requests_with_other_tags_or_senders_are_refused() -> No
         ("PRACK", 481),
         ("INFO", 481),
         ("UPDATE", 481),
+        ("NOTIFY", 481),
     ],
 )
 async def test_other_methods_out_of_dialog(method: str, status: int) -> None:

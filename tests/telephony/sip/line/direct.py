@@ -24,7 +24,7 @@ NAMES = {0: "PCMU", 8: "PCMA", 9: "G722"}
 
 def echo(call: SipCall) -> None:
     """Answer, and play back what is heard."""
-    call.on_frame = lambda frame, at: call.play(frame)
+    call.on_frame = lambda frame, time: call.play(frame) and None
     call.answer()
 
 
@@ -56,6 +56,10 @@ class DirectCaller(Caller):
         super().__init__(server, "echo", audio if payload_type != 9 else audio[:0], min(payload_type, 8))
         self.statuses: list[int] = []
         """Of every response that came."""
+        self.last_response = b""
+        self.refers: list[str] = []
+        """The header of every REFER that came, once each."""
+        self.refer_answer = "202 Accepted"
         self._payload_type = payload_type
         if payload_type == 9:
             self._audio = _g722(audio)
@@ -72,6 +76,7 @@ class DirectCaller(Caller):
         kind, status, _ = data.split(b" ", 2)
         if kind == b"SIP/2.0":
             self.statuses.append(int(status))
+            self.last_response = data
         super()._on_sip(data, source)
 
     def reinvite(self, direction: str = "sendrecv", payload_type: int | None = None) -> None:
@@ -84,11 +89,39 @@ class DirectCaller(Caller):
     def bye(self) -> None:
         """Send a BYE and do not wait."""
         self._cseq += 1
-        self._send(self._request("BYE", f"z9hG4bK-bye-{self._cseq}"))
+        self._send(self._request("BYE", f"z9hG4bK-bye-{self.call_id}-{self._cseq}"))
 
     def cancel(self) -> None:
         """Send CANCEL for the INVITE."""
         self._send(self._request("INVITE", self._branch).replace(b"INVITE", b"CANCEL"))
+
+    def _on_request(self, method: str, lines: list[str], source: tuple[str, int]) -> None:
+        if method != "REFER":
+            super()._on_request(method, lines, source)
+            return
+        header = "\r\n".join(lines)
+        if header not in self.refers:
+            self.refers.append(header)
+        kept = [line for line in lines if line.split(":")[0].lower() in ("via", "from", "to", "call-id", "cseq")]
+        host, port = self._sip.get_extra_info("sockname")
+        kept += [f"Contact: <sip:caller@{host}:{port}>", "Content-Length: 0"]
+        self._sip.sendto("\r\n".join([f"SIP/2.0 {self.refer_answer}", *kept, "", ""]).encode(), source)
+
+    def notify(self, status: str, state: str = "active") -> None:
+        """Tell how a transfer stands (RFC 3515)."""
+        body = f"SIP/2.0 {status}\r\n"
+        self._cseq += 1
+        request = self._request("NOTIFY", f"z9hG4bK-notify-{self.call_id}-{self._cseq}", body)
+        fields = f"Event: refer\r\nSubscription-State: {state}\r\nContent-Type: message/sipfrag;version=2.0"
+        self._send(request.replace(b"Content-Type: application/sdp", fields.encode()))
+
+    def info(self, key: str) -> None:
+        """Press a key by INFO."""
+        self._cseq += 1
+        request = self._request(
+            "INFO", f"z9hG4bK-info-{self.call_id}-{self._cseq}", f"Signal={key}\r\nDuration=160\r\n"
+        )
+        self._send(request.replace(b"application/sdp", b"application/dtmf-relay"))
 
     def refer(self, target: str) -> None:
         """Ask to be transferred."""

@@ -2,12 +2,13 @@ import asyncio
 
 import numpy as np
 import pytest
+import structlog
 
-from telephony.call import CallState
+from telephony.call import CallState, LineTime, Said
 from telephony.end_cause import EndCause, EndResult
 from telephony.errors import ChannelError
 from telephony.sip.line.call import SipCall
-from telephony.sip.line.messages import Answer, Audio, Hangup, Message, Ring, State
+from telephony.sip.line.messages import Answer, Audio, Dtmf, Hangup, Message, Ring, State
 from tests.peers import rtp
 from tests.peers.audio import cleanest_tone, fit_tone, tone
 from tests.telephony.sip.line.direct import RATES, DirectPool, calling, confirmed, invitation, inviting, soon, until
@@ -41,7 +42,13 @@ async def test_a_calls_life_goes_one_way() -> None:
 
 @pytest.mark.parametrize(
     ("cause", "status"),
-    [(EndCause.busy("full"), 503), (EndCause.server_error("broken"), 500), (EndCause.hung_up("done"), 480)],
+    [
+        (EndCause.busy("full"), 503),
+        (EndCause.server_error("broken"), 500),
+        (EndCause.hung_up("done"), 480),
+        (EndCause.redirected("sip:desk@192.0.2.1"), 302),
+        (EndCause(EndResult.REJECTED, "nowhere to go", 302), 480),
+    ],
 )
 async def test_the_first_cause_stays(cause: EndCause, status: int) -> None:
     """Hanging up twice sends one request and keeps the first cause, whatever the peer does then."""
@@ -51,7 +58,7 @@ async def test_the_first_cause_stays(cause: EndCause, status: int) -> None:
     call.receive(_state("disconnected", status, answered=False, by_us=True))
     assert await soon(call.wait_closed()) is cause
     assert await call.wait_confirmed() is False
-    assert sent == [Hangup(7, status)]
+    assert sent == [Hangup(7, status, cause.contact)]
 
 
 @pytest.mark.parametrize(
@@ -75,9 +82,9 @@ async def test_audio_flows_only_while_confirmed() -> None:
     """Neither early nor after hanging up are frames heard or played."""
     call, sent = _call()
     frames: list[tuple[int, float]] = []
-    call.on_frame = lambda frame, at: frames.append((frame.size, at))
+    call.on_frame = lambda frame, time: frames.append((frame.size, time.captured_at))
     silence = np.zeros(1_920, np.int16)
-    block = Audio(7, 1.5, bytes(1_280))
+    block = Audio(7, 1.5, bytes(1_280), 0)
     call.receive(block)
     call.play(silence)
     call.receive(_state("confirmed"))
@@ -88,6 +95,58 @@ async def test_audio_flows_only_while_confirmed() -> None:
     call.play(silence)
     assert frames == [(1_920, 1.5)]
     assert [len(message.pcm) for message in sent if isinstance(message, Audio)] == [1_280]
+
+
+@pytest.mark.parametrize(("rate", "step"), [(8_000, 640), (16_000, 1_280)])
+async def test_what_is_played_has_a_position(rate: int, step: int) -> None:
+    """Frames are numbered by their samples at 24 kHz; what was dropped has none, and the line is told its own."""
+    call, sent = _call(rate)
+    silence = np.zeros(1_920, np.int16)
+    assert call.play(silence) == -1
+    call.receive(_state("confirmed"))
+    assert [call.play(silence) for _ in range(3)] == [0, 1_920, 3_840]
+    call.hangup(EndCause.hung_up("done"))
+    assert call.play(silence) == -1
+    assert [message.number for message in sent if isinstance(message, Audio)] == [0, step, 2 * step]
+
+
+@pytest.mark.parametrize(
+    ("rate", "said", "told"),
+    [(8_000, Said(2, 641, 638), Said(6, 1_923, 1_914)), (16_000, Said(2, 642, 1_278), Said(3, 963, 1_917))],
+)
+async def test_the_lines_clock_is_told_in_the_models_samples(rate: int, said: Said, told: Said) -> None:
+    """Number and time pass, the runs are converted exactly."""
+    call, _ = _call(rate)
+    times: list[LineTime] = []
+    call.on_frame = lambda frame, time: times.append(time)
+    call.receive(_state("confirmed"))
+    call.receive(Audio(7, 1.5, bytes(rate * 2 * 8 // 100), 41, (said,)))
+    assert times == [LineTime(41, 1.5, (told,))]
+
+
+async def test_keys_are_told_and_not_logged() -> None:
+    """Each key reaches the agent, even before the ACK; none is in the log, for it may be of a card's number."""
+    call, _ = _call()
+    pressed: list[str] = []
+    call.on_dtmf = pressed.append
+    with structlog.testing.capture_logs() as logs:
+        for digit in ("4", "A", "*", "#", "44", "", "x", "e"):
+            call.receive(Dtmf(7, digit))
+    assert pressed == ["4", "A", "*", "#"]
+    assert {tuple(line) for line in logs} == {("call", "event", "log_level")}
+    assert {line["log_level"] for line in logs} == {"debug"}
+    call.receive(_state("disconnected"))
+    call.receive(Dtmf(7, "5"))
+    assert pressed == ["4", "A", "*", "#"]
+
+
+async def test_a_block_of_another_length_is_refused() -> None:
+    """A worker that breaks the line's clock is not trusted any further."""
+    call, _ = _call()
+    call.on_frame = lambda frame, time: None
+    call.receive(_state("confirmed"))
+    with pytest.raises(ChannelError, match="block"):
+        call.receive(Audio(7, 1.5, bytes(640), 0))
 
 
 async def test_a_state_that_is_none_is_refused() -> None:
@@ -127,7 +186,7 @@ async def test_frames_keep_coming_when_rtp_stops() -> None:
     frames: list[tuple[float, int]] = []
 
     def listen(call: SipCall) -> None:
-        call.on_frame = lambda frame, at: frames.append((at, int(np.abs(frame).max())))
+        call.on_frame = lambda frame, time: frames.append((time.captured_at, int(np.abs(frame).max())))
         call.answer()
 
     async with DirectPool(listen) as pool, calling(pool, tone(1_000, -10, 1.0, 8_000)):
@@ -149,8 +208,8 @@ async def test_a_call_on_hold_goes_on_in_silence() -> None:
     frames: list[float] = []
 
     def listen(call: SipCall) -> None:
-        def hear(frame: np.ndarray, at: float) -> None:
-            frames.append(at)
+        def hear(frame: np.ndarray, time: LineTime) -> None:
+            frames.append(time.captured_at)
             call.play(frame)
 
         call.on_frame = hear

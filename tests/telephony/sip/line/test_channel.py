@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from telephony.call import Said
 from telephony.errors import ChannelError
 from telephony.sip.line.channel import Channel, ChannelSocket, channel_pair, decode, encode
 from telephony.sip.line.messages import (
@@ -22,7 +23,10 @@ from telephony.sip.line.messages import (
     Open,
     Opened,
     Ready,
+    Refer,
+    Referred,
     Ring,
+    SendDtmf,
     Shutdown,
     State,
     Stats,
@@ -33,6 +37,9 @@ CONTROLS: list[Message] = [
     Ring(1),
     Answer(2),
     Hangup(3, 486),
+    Hangup(3, 302, "sip:desk@192.0.2.1"),
+    SendDtmf(4, "12#"),
+    Refer(5, "sip:desk@192.0.2.1"),
     Shutdown(),
     Ready(4),
     Opened(5_062),
@@ -41,6 +48,7 @@ CONTROLS: list[Message] = [
     Media(1, "PCMU", 8_000, False),
     Latched(1, "127.0.0.1:4000"),
     Dtmf(1, "#"),
+    Referred(5, 180, "Ringing", False),
     Stats(1, 2, 3, 4, 5, 0.5, 1.5, 20.0, 6, 7, 8),
     Heartbeat(12.5, 3),
     Log("error", "it broke"),
@@ -53,12 +61,47 @@ def test_a_control_message_arrives_as_it_was_sent(message: Message) -> None:
     assert decode(encode(message)) == message
 
 
-@given(
-    st.integers(0, 2**32 - 1), st.floats(allow_nan=False), st.binary(max_size=5_120).filter(lambda b: not len(b) % 2)
+_COUNTER = st.integers(0, 2**32 - 1)
+
+
+@st.composite
+def _audio(draw: st.DrawFn) -> Audio:
+    samples = draw(st.integers(0, 2_560))
+    marks = sorted(draw(st.sets(st.integers(0, samples), max_size=12)))
+    runs = list(zip(marks[::2], marks[1::2], strict=False))
+    said = tuple(Said(begin, draw(_COUNTER), end - begin) for begin, end in runs)
+    pcm = draw(st.binary(min_size=2, max_size=2)) * samples
+    return Audio(draw(_COUNTER), draw(st.floats(allow_nan=False)), pcm, draw(_COUNTER), said)
+
+
+@given(_audio())
+def test_audio_arrives_as_it_was_sent(audio: Audio) -> None:
+    """Call, time, samples, number and what was said survive."""
+    assert decode(encode(audio)) == audio
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        (Said(0, 0, 641),),
+        (Said(0, 0, 0),),
+        (Said(0, 0, 10), Said(5, 20, 10)),
+        (Said(20, 0, 10), Said(0, 20, 10)),
+        (Said(0, 0, 10),) * 255,
+    ],
 )
-def test_audio_arrives_as_it_was_sent(call: int, at: float, pcm: bytes) -> None:
-    """Call, time and samples survive."""
-    assert decode(encode(Audio(call, at, pcm))) == Audio(call, at, pcm)
+def test_what_was_said_lies_in_its_block_in_order(said: tuple[Said, ...]) -> None:
+    """Runs beyond the block, empty, crossing or out of order are nonsense, and so is a packet too short for them."""
+    packet = encode(Audio(1, 0.0, bytes(1_280), 2, said))
+    for cut in (0, 1_278, 1_280):
+        with pytest.raises(ChannelError):
+            decode(packet[: len(packet) - cut])
+
+
+def test_counters_begin_anew_after_three_days() -> None:
+    """A call of more than 2**32 samples breaks nothing."""
+    audio = decode(encode(Audio(1, 0.0, bytes(4), 2**32 + 7, (Said(0, 2**32 + 9, 2),))))
+    assert audio == Audio(1, 0.0, bytes(4), 7, (Said(0, 9, 2),))
 
 
 @given(st.binary(max_size=200))
@@ -84,10 +127,10 @@ def test_a_full_socket_drops_audio_and_keeps_control_messages() -> None:
     ours, theirs = channel_pair()
     sender, receiver = ChannelSocket(ours), ChannelSocket(theirs)
     sent = 0
-    while sender.send(Audio(1, 0.0, bytes(1_280))):
+    while sender.send(Audio(1, 0.0, bytes(1_280), 0)):
         sent += 1
     began = time.monotonic()
-    assert not sender.send(Audio(1, 0.0, bytes(1_280)))
+    assert not sender.send(Audio(1, 0.0, bytes(1_280), 0))
     for call in range(100):
         sender.send(Answer(call))
     assert time.monotonic() - began < 0.1

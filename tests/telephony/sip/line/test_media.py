@@ -85,3 +85,53 @@ async def test_a_block_that_leaves_at_a_tick_is_heard_at_the_next() -> None:
     echoes_ms = [1e3 * next(at - sent for at, peak in loudest if at > sent and peak > 8_000) for sent in sent_at[1:]]
     assert max(echoes_ms) - min(echoes_ms) < 30
     assert 80 < np.median(echoes_ms) <= 130
+
+
+_LOOP = """
+import time
+import numpy as np, pjsua2 as pj
+from telephony.sip.line.endpoint import create_endpoint, handle_events, open_endpoint
+from telephony.sip.line.media import Line
+
+endpoint = create_endpoint()
+open_endpoint(endpoint, 8_000, ["PCMU"], pj.PJSIP_TRANSPORT_UDP, "127.0.0.1")
+heard, faults = [], []
+line = Line(8_000, lambda audio: heard.append(audio) or len(heard) % 3 != 0, faults.append)
+line.take()
+line.mouth.startTransmit(line.ear)
+stream = np.random.default_rng(0).integers(-9_000, 9_000, 64_000).astype(np.int16)
+began = time.monotonic()
+time.sleep(0.2)
+line.open(7)
+for number in range(20):
+    line.mouth.push(stream[640 * number : 640 * (number + 1)].tobytes(), 640 * number)
+    time.sleep(max(0.0, began + 0.3 + 0.08 * number - time.monotonic()))
+    handle_events(endpoint)
+line.leave()
+dropped = line.ear.dropped
+line.mouth.stopTransmit(line.ear)
+time.sleep(0.1)
+del line
+import gc; gc.collect(); time.sleep(0.1)
+endpoint.libDestroy(pj.PJSUA_DESTROY_NO_RX_MSG)
+assert faults == [], faults
+assert [audio.number for audio in heard] == list(range(len(heard))), "numbers"
+assert dropped == len(heard) // 3, dropped
+samples = 0
+for audio in heard:
+    pcm = np.frombuffer(audio.pcm, np.int16)
+    for run in audio.said:
+        samples += run.count
+        there = stream[run.position : run.position + run.count]
+        assert np.abs(pcm[run.offset : run.offset + run.count].astype(int) - there).max() <= 1, (audio.number, run)
+assert samples > 10_000, samples
+"""
+
+
+def test_mouth_and_ear_are_on_one_clock() -> None:
+    """A mouth joined to its ear: each block holds, sample by sample, what its runs say was said in it.
+
+    Blocks that the channel had no room for are counted all the same.
+    """
+    done = _in_child(_LOOP)
+    assert (done.returncode, done.stderr) == (0, "")
