@@ -1,0 +1,1 @@
+"""What an agent does besides talking: what sets an action off, and its steps."""
