@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ORACLE := moshi==0.2.13
 
 # Far ends of the tests: program=package.
-PEERS := sipp=sip-tester baresip=baresip tcpdump=tcpdump tshark=tshark sox=sox espeak-ng=espeak-ng
+PEERS := postgres=postgresql sipp=sip-tester baresip=baresip tcpdump=tcpdump tshark=tshark sox=sox espeak-ng=espeak-ng
 # bare_pjsua2_echo.py is what echo_path.py compares with: it serves until it is told to stop.
 BENCHMARKS = $(filter-out benchmarks/bare_pjsua2_echo.py,$(shell grep -l "^if __name__" benchmarks/*.py))
 
@@ -59,7 +59,7 @@ setup: $(VENV)/.test peers
 
 # Programs that stand at the other end of a test's line. Without them those tests are skipped, in CI they fail.
 peers:
-	@missing=""; \
+	@PATH="$$PATH:$$(echo /usr/lib/postgresql/*/bin)"; missing=""; \
 	for peer in $(PEERS); do command -v "$${peer%%=*}" >/dev/null || missing+=" $${peer#*=}"; done; \
 	[ -z "$$missing" ] || { $(call install,$$missing); } || [ -z "$${CI:-}" ]
 

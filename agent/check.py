@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from agent.generation import Generation
+from agent.measures.tracing import otel_missing
 from agent.routing import is_allowed, route, trunk_of
 from config.editor_schema import editor_schema
+from config.errors import ConfigError, Finding
 from config.load import examine, load
 from config.schema import Settings
 from telephony.errors import SipParseError
@@ -27,9 +30,12 @@ def check(path: Path, env: Mapping[str, str] | None = None) -> Answer:
     """Every finding in a configuration, one per line, or what it holds where it is right."""
     examined = examine(path, env)
     lines = [str(found) for found in examined.findings]
-    if examined.settings is None:
-        count = len(examined.errors)
-        return Answer("\n".join([*lines, f"{path}: {_count(count, 'error')}"]), 2)
+    errors = list(examined.errors)
+    if examined.settings is not None:
+        errors += _unusable(examined.settings, path)
+        lines += [str(found) for found in errors]
+    if examined.settings is None or errors:
+        return Answer("\n".join([*lines, f"{path}: {_count(len(errors), 'error')}"]), 2)
     return Answer("\n".join([*lines, f"{path}: ok: {_contents(examined.settings)}"]), 0)
 
 
@@ -64,6 +70,18 @@ def explain(
     else:
         lines.append(f"agent {decision.agent!r} answers, with model {settings.agents[decision.agent].model!r}")
     return Answer("\n".join(lines), 0)
+
+
+def _unusable(settings: Settings, path: Path) -> list[Finding]:
+    """What is wrong beside the files of the configuration: sounds that cannot be played, packages that are missing."""
+    findings: list[Finding] = []
+    try:
+        Generation.build(1, settings, path)
+    except ConfigError as error:
+        findings += error.findings
+    if settings.observability.otlp_endpoint is not None and (why := otel_missing()):
+        findings.append(Finding(str(path), 1, "observability.otlp_endpoint", why))
+    return findings
 
 
 def _user(text: str) -> str:

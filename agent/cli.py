@@ -8,6 +8,7 @@ from typing import Final
 
 from config.errors import ConfigError
 from config.load import default_path, load
+from config.redaction import Redactor
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -36,7 +37,10 @@ def _serve(arguments: argparse.Namespace) -> int:
     from agent.gateway import Gateway
     from config.logs import configure
 
-    configure(settings.observability.log_level)
+    configure(
+        settings.observability.log_level,
+        redactor=Redactor(settings.privacy.redact, settings.privacy.patterns),
+    )
 
     async def serve() -> None:
         await Gateway(settings, arguments.config).run()
@@ -46,17 +50,22 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _worker(arguments: argparse.Namespace) -> int:
-    settings = load(arguments.config)
-    model = settings.models.get(arguments.model)
-    if model is None:
-        known = ", ".join(sorted(settings.models))
-        print(f"{arguments.config}: models: there is no {arguments.model!r}; there are: {known}", file=sys.stderr)
-        return BAD_USAGE
     from config.logs import configure
     from model_runtime.errors import ModelError
     from model_runtime.worker.serve import serve_worker
 
-    configure(settings.observability.log_level)
+    if arguments.settings_fd is not None:
+        from agent.local_worker import handed_over
+
+        model, log_level = handed_over(arguments.settings_fd)
+    else:
+        settings = load(arguments.config)
+        if arguments.model not in settings.models:
+            known = ", ".join(sorted(settings.models))
+            print(f"{arguments.config}: models: there is no {arguments.model!r}; there are: {known}", file=sys.stderr)
+            return BAD_USAGE
+        model, log_level = settings.models[arguments.model], settings.observability.log_level
+    configure(log_level)
     try:
         serve_worker(arguments.model, model, listen=arguments.listen, fd=arguments.fd, dump=arguments.dump)
     except ModelError as error:
@@ -74,6 +83,22 @@ def _check(arguments: argparse.Namespace) -> int:
         text, code = check.explain(arguments.file, arguments.explain, caller=arguments.caller, source=arguments.source)
     else:
         text, code = check.check(arguments.file)
+    print(text, file=sys.stderr if code else sys.stdout)
+    return code
+
+
+def _calls(arguments: argparse.Namespace) -> int:
+    from agent import calls_command
+
+    text, code = calls_command.run(arguments)
+    print(text, file=sys.stderr if code else sys.stdout)
+    return code
+
+
+def _trace(arguments: argparse.Namespace) -> int:
+    from agent.trace import trace
+
+    text, code = trace(load(arguments.config), arguments.call, arguments.plot, arguments.worst)
     print(text, file=sys.stderr if code else sys.stdout)
     return code
 
@@ -153,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     where = worker.add_mutually_exclusive_group()
     where.add_argument("--listen", type=_address, metavar="HOST:PORT", help="default: 127.0.0.1:8998")
     where.add_argument("--fd", type=int, metavar="N", help="an inherited listening socket")
+    worker.add_argument("--settings-fd", type=int, help=argparse.SUPPRESS)  # from the gateway
     worker.add_argument("--dump", type=Path, metavar="DIR", help="write every session's frames there, to replay them")
 
     check = command("check", _check, "check a configuration; explain which agent answers; write the JSON Schema")
@@ -189,6 +215,15 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "--slots", type=_count, default=1, metavar="N", help="conversations at once; default: %(default)s"
     )
+
+    from agent import calls_command
+
+    calls_command.add_arguments(command("calls", _calls, "the records of calls: list, show, export, purge"))
+    trace = command("trace", _trace, "where the last frames of a running call spent their time")
+    trace.add_argument("call", nargs="?", default="", metavar="CALL", help="its id; without one the running calls")
+    trace.add_argument("--plot", type=Path, metavar="FILE", help="also draw it, as SVG")
+    trace.add_argument("--worst", type=int, default=10, metavar="N", help="slowest frames shown; default: %(default)s")
+    trace.add_argument("--config", type=Path, default=default_path(), metavar="FILE", help="default: %(default)s")
 
     call = command("call", _call, "call a number and report on the line")
     call.add_argument("uri", metavar="SIP-URI")

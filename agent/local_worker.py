@@ -2,15 +2,18 @@
 
 import asyncio
 import contextlib
+import json
+import os
 import signal
 import socket
 import sys
-from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import structlog
 
 from config.process import start_quietly
+from config.schema import ModelSettings
+from config.secrets import revealed
 
 log = structlog.get_logger(__name__)
 
@@ -19,16 +22,34 @@ _RESTART_PAUSE_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0)
 _EXIT_WITHIN_S: Final = 5.0
 
 
+def hand_over(settings: ModelSettings, log_level: str) -> BinaryIO:
+    """A file without a name that tells a worker process its settings; ``handed_over`` reads it."""
+    file = os.fdopen(os.memfd_create("denwa-model-settings"), "r+b")
+    values = {"log_level": log_level, "settings": settings.model_dump(mode="json") | revealed(settings)}
+    file.write(json.dumps(values).encode())
+    file.seek(0)
+    return file
+
+
+def handed_over(fd: int) -> tuple[ModelSettings, str]:
+    """The settings and the log level in the inherited file ``fd``."""
+    with os.fdopen(fd, "rb") as file:
+        values = json.loads(file.read())
+    return ModelSettings.model_validate(values["settings"]), values["log_level"]
+
+
 class LocalWorker:
     """Runs ``denwa worker`` for one model and starts it again when it dies.
 
     The listening socket belongs to the gateway and is inherited by each worker process in turn: the port stays, and
-    whoever connects between two processes waits in the socket's backlog instead of being refused.
+    whoever connects between two processes waits in the socket's backlog instead of being refused. Each process is
+    handed its settings too, in a file without a name: the configuration may have become another, or a broken one.
     """
 
-    def __init__(self, model: str, config: Path) -> None:
+    def __init__(self, model: str, settings: ModelSettings, log_level: str) -> None:
         self.model = model
-        self._config = config
+        self._settings = settings
+        self._log_level = log_level
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=512)
         host, port = self._socket.getsockname()
         self.url = f"ws://{host}:{port}"
@@ -56,13 +77,14 @@ class LocalWorker:
 
     async def _run_once(self) -> int:
         fd = self._socket.fileno()
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "agent.cli", "worker", "--config", str(self._config)),
-            *("--model", self.model, "--fd", str(fd)),
-            stdin=asyncio.subprocess.DEVNULL,
-            pass_fds=(fd,),
-            start_new_session=True,  # a Ctrl-C at the terminal is for the gateway alone
-        )
+        with hand_over(self._settings, self._log_level) as settings:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "agent.cli", "worker", "--model", self.model),
+                *("--fd", str(fd), "--settings-fd", str(settings.fileno())),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(fd, settings.fileno()),
+                start_new_session=True,  # a Ctrl-C at the terminal is for the gateway alone
+            )
         start_quietly(self._process.pid)
         log.info("model_worker.started", model=self.model, pid=self._process.pid, url=self.url)
         return await self._process.wait()

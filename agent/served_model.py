@@ -44,6 +44,11 @@ class Lease:
         self._worker: _Worker | None = worker
         worker.leased += 1
 
+    @property
+    def url(self) -> str:
+        """The worker's address; empty once released."""
+        return "" if self._worker is None else self._worker.url
+
     def open(self, request: Open, on_frame: Callable[[Frame], None]) -> AbstractAsyncContextManager[ModelSession]:
         """Open a model session on the leased slot; enter the result. Raises ``NoFreeSlot``, ``ModelLost``."""
         assert self._worker is not None, "the lease was released"

@@ -180,7 +180,9 @@ class AgentConfig(Section):
     """What happens when the agent says something, a key is pressed, or the API asks for it."""
 
     @model_validator(mode="after")
-    def _actions_have_names_of_their_own(self) -> Self:
+    def _fits_together(self) -> Self:
+        if self.greeting_wav is not None and self.consent.text is not None and self.consent.wav is None:
+            raise ValueError("has a greeting_wav after a consent.text: give both as files, or both as texts")
         names = [action.name for action in self.actions]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"two actions are named {twice!r}; give each a name of its own")

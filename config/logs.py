@@ -15,11 +15,19 @@ from typing import Final, TextIO
 
 import structlog
 
+from config.redaction import Redactor
+
 MAX_LINES: Final = 10_000
 """Lines that may wait to be written."""
 _FLUSH_S: Final = 2.0
 _CHATTY: Final = ("asyncio", "httpx", "uvicorn.access", "websockets")
 """Loggers that speak of every request or connection; heard below ``warning`` only at level ``debug``."""
+
+_NAMES: Final = frozenset({
+    "timestamp", "level", "event", "logger", "call", "sip_call_id", "id", "url", "path", "file", "folder", "source",
+    "pid", "agent", "model", "receiver",
+})  # fmt: skip
+"""Keys whose values name something, and hold nothing that was said."""
 
 _SHARED: Final[list[structlog.typing.Processor]] = [
     structlog.contextvars.merge_contextvars,
@@ -84,27 +92,43 @@ class LogWriter:
 class _Libraries(logging.StreamHandler[LogWriter]):
     """A library's records as the same JSON lines; ``logging`` wants a handler."""
 
-    def __init__(self, writer: LogWriter) -> None:
+    def __init__(self, writer: LogWriter, blackened: structlog.typing.Processor) -> None:
         super().__init__(writer)
         formatter = structlog.stdlib.ProcessorFormatter
         self.setFormatter(
             formatter(
-                processors=[formatter.remove_processors_meta, _JSON],
+                processors=[formatter.remove_processors_meta, blackened, _JSON],
                 foreign_pre_chain=[*_SHARED, structlog.stdlib.add_logger_name],
             )
         )
 
 
-def configure(level: str = "info", stream: TextIO | None = None) -> LogWriter:
+class _Blackened:
+    """A processor that redacts every text of a line but those that name things (ids, addresses, times, events)."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+
+    def __call__(self, logger: object, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        if self._redactor:
+            for key, value in event.items():
+                if isinstance(value, str) and key not in _NAMES:
+                    event[key] = self._redactor.redact(value)
+        return event
+
+
+def configure(level: str = "info", stream: TextIO | None = None, redactor: Redactor | None = None) -> LogWriter:
     """Send every log line of this process, from ``level`` up, to ``stream`` (default: stderr) as JSON.
 
-    May be called again; the writer before is closed. The returned writer closes itself at exit.
+    What ``redactor`` finds in a line's texts is blackened. May be called again; the writer before is closed. The
+    returned writer closes itself at exit.
     """
     threshold = logging.getLevelNamesMapping()[level.upper()]
     writer = LogWriter(sys.stderr if stream is None else stream)
     atexit.register(writer.close)
+    blackened = _Blackened(redactor or Redactor())
     structlog.configure(
-        processors=[*_SHARED, _JSON],
+        processors=[*_SHARED, blackened, _JSON],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=structlog.WriteLoggerFactory(file=writer),  # type: ignore[arg-type]
         cache_logger_on_first_use=False,
@@ -113,7 +137,7 @@ def configure(level: str = "info", stream: TextIO | None = None) -> LogWriter:
     for former in [each for each in root.handlers if isinstance(each, _Libraries)]:
         root.removeHandler(former)
         former.stream.close()
-    root.addHandler(_Libraries(writer))
+    root.addHandler(_Libraries(writer, blackened))
     root.setLevel(threshold)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(threshold if level == "debug" else max(threshold, logging.WARNING))

@@ -266,13 +266,13 @@ class Settings(Section):
     trunks: dict[Name, Trunk] = Field({})
     """Known peers, by name."""
     storage: StorageSettings = StorageSettings()
-    """What is kept of a call."""
+    """Where what is kept of calls lies."""
     privacy: PrivacySettings = PrivacySettings()
-    """What must not be written down."""
+    """What is blackened in all that is written."""
     events: EventSettings = EventSettings()
-    """Who is told what happens."""
+    """Web servers that are told what happens."""
     api: ApiSettings = ApiSettings()
-    """Who may use the HTTP API."""
+    """The HTTP API's access."""
     observability: ObservabilitySettings = ObservabilitySettings()
     """Logs, figures, traces, and the HTTP listener."""
 

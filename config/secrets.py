@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 _B64TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*")
 """RFC 6750 section 2.1; shorter ones can be guessed."""
@@ -16,3 +16,9 @@ def check_token(token: SecretStr) -> SecretStr:
             "must be 16 or more letters, digits or characters of -._~+/, e.g. what `openssl rand -hex 32` prints"
         )
     return token
+
+
+def revealed(section: BaseModel) -> dict[str, str]:
+    """The secrets of a section, as they are: for handing it to a process of ours, never for showing."""
+    values = ((name, getattr(section, name)) for name in type(section).model_fields)
+    return {name: value.get_secret_value() for name, value in values if isinstance(value, SecretStr)}

@@ -8,7 +8,16 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-PEERS = {"baresip": "baresip", "sipp": "sip-tester", "tcpdump": "tcpdump", "tshark": "tshark", "espeak-ng": "espeak-ng"}
+from tests.peers.processes import search_path
+
+PEERS = {
+    "baresip": "baresip",
+    "espeak-ng": "espeak-ng",
+    "postgres": "postgresql",
+    "sipp": "sip-tester",
+    "tcpdump": "tcpdump",
+    "tshark": "tshark",
+}
 """Programs that tests use as far ends, and the Debian package of each."""
 
 
@@ -21,7 +30,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """A missing peer fails in CI and is skipped elsewhere, with its install line."""
     for marker in item.iter_markers("peer"):
         for program in marker.args:
-            if shutil.which(program) is None:
+            if shutil.which(program, path=search_path()) is None:
                 line = f"{program} is missing: apt-get install {PEERS[program]}"
                 if os.environ.get("CI"):
                     pytest.fail(line)

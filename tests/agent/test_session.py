@@ -9,33 +9,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agent.facilities import Facilities
 from agent.local_worker import LocalWorker
-from agent.metrics import Metrics
 from agent.served_model import ServedModel
 from agent.session import Session
-from agent.transcript import Transcript
+from config.agent_schema import AgentConfig
 from config.audio import FRAME_S, FRAME_SAMPLES
-from config.schema import AgentConfig
+from config.schema import ModelSettings
 from model_runtime.errors import NoFreeSlot
 from telephony.call import CallState, Frame
 from telephony.end_cause import EndCause, EndResult
 from tests.agent.line import ScriptedCall
-
-CONFIG = """
-models:
-  echo: {kind: echo, slots: 2}
-agents:
-  echo: {model: echo}
-routes:
-  - {agent: echo}
-"""
+from tests.agent.rig import facilities, make_session
 
 
 class Echo:
     """The echo model in a worker process of its own, and what the gateway knows of it."""
 
-    def __init__(self, config: Path) -> None:
-        self.worker = LocalWorker("echo", config)
+    def __init__(self) -> None:
+        self.worker = LocalWorker("echo", ModelSettings(kind="echo", slots=2), "info")
         self.model = ServedModel("echo", [self.worker.url])
 
     async def until_healthy(self, healthy: bool) -> None:
@@ -46,11 +38,9 @@ class Echo:
 
 
 @pytest.fixture
-async def echo(tmp_path: Path) -> AsyncIterator[Echo]:
+async def echo() -> AsyncIterator[Echo]:
     """A running echo model."""
-    config = tmp_path / "denwa.yaml"
-    config.write_text(CONFIG)
-    echo = Echo(config)
+    echo = Echo()
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(echo.worker.run()), tasks.create_task(echo.model.watch())]
         await echo.until_healthy(True)
@@ -59,11 +49,16 @@ async def echo(tmp_path: Path) -> AsyncIterator[Echo]:
             task.cancel()
 
 
-def make_session(echo: Echo, call: ScriptedCall, tmp_path: Path, **agent: object) -> Session:
+@pytest.fixture
+async def to(tmp_path: Path) -> AsyncIterator[Facilities]:
+    """A store, a recorder and events, in the test's folder."""
+    async with facilities(tmp_path) as opened:
+        yield opened
+
+
+def make(echo: Echo, call: ScriptedCall, to: Facilities, **agent: object) -> Session:
     """Build a session on a freshly leased slot."""
-    config = AgentConfig(model="echo", **agent)  # type: ignore[arg-type]
-    transcript = Transcript(tmp_path / "call.jsonl")
-    return Session(call, config, echo.model.lease(), transcript, seed=1, metrics=Metrics())
+    return make_session(to, call, AgentConfig.model_validate({"model": "echo", **agent}), echo.model.lease())
 
 
 def noise(seed: int) -> Frame:
@@ -71,11 +66,11 @@ def noise(seed: int) -> Frame:
     return np.random.default_rng(seed).integers(-8000, 8000, FRAME_SAMPLES).astype(np.int16)
 
 
-async def test_the_caller_hears_what_the_model_says_until_he_hangs_up(echo: Echo, tmp_path: Path) -> None:
+async def test_the_caller_hears_what_the_model_says_until_he_hangs_up(echo: Echo, to: Facilities) -> None:
     """Every frame said comes back whole, and the peer's BYE is the cause."""
     call = ScriptedCall()
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
-        life = tasks.create_task(make_session(echo, call, tmp_path).run())
+        life = tasks.create_task(make(echo, call, to).run())
         await call.confirmed.wait()
         for i in range(10):
             call.say(noise(i))
@@ -84,22 +79,22 @@ async def test_the_caller_hears_what_the_model_says_until_he_hangs_up(echo: Echo
     assert life.result() == EndCause.peer_hung_up()
 
 
-async def test_ringing_comes_before_the_answer(echo: Echo, tmp_path: Path) -> None:
+async def test_ringing_comes_before_the_answer(echo: Echo, to: Facilities) -> None:
     """An agent that answers late leaves the caller ringing."""
     call = ScriptedCall()
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
-        tasks.create_task(make_session(echo, call, tmp_path, answer_after_s=0.3).run())
+        tasks.create_task(make(echo, call, to, answer_after_s=0.3).run())
         await asyncio.sleep(0.1)
         assert call.state is CallState.EARLY
         await call.confirmed.wait()
         call.hangup(EndCause.peer_hung_up())
 
 
-async def test_the_maximum_duration_ends_the_call(echo: Echo, tmp_path: Path) -> None:
+async def test_the_maximum_duration_ends_the_call(echo: Echo, to: Facilities) -> None:
     """A call that has had its time is hung up with that as its reason."""
     call = ScriptedCall()
     async with asyncio.timeout(20):
-        cause = await make_session(echo, call, tmp_path, max_duration_s=0.3).run()
+        cause = await make(echo, call, to, max_duration_s=0.3).run()
     assert cause == EndCause.hung_up("maximum duration reached")
 
 
@@ -117,11 +112,11 @@ async def test_no_more_leases_than_slots(echo: Echo) -> None:
     third.release()
 
 
-async def test_a_lost_model_is_silence_then_the_conversation_goes_on(echo: Echo, tmp_path: Path) -> None:
+async def test_a_lost_model_is_silence_then_the_conversation_goes_on(echo: Echo, to: Facilities) -> None:
     """A kill -9 of the model worker in mid-call costs audio for less than 10 s, never the call."""
     call = ScriptedCall()
     async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
-        tasks.create_task(make_session(echo, call, tmp_path).run())
+        tasks.create_task(make(echo, call, to).run())
         await call.confirmed.wait()
         call.say(noise(0))
         await call.played.get()
@@ -136,14 +131,12 @@ async def test_a_lost_model_is_silence_then_the_conversation_goes_on(echo: Echo,
         call.hangup(EndCause.peer_hung_up())
 
 
-async def test_a_model_that_is_gone_before_the_answer_refuses_the_call(tmp_path: Path) -> None:
+async def test_a_model_that_is_gone_before_the_answer_refuses_the_call(to: Facilities) -> None:
     """A session whose model cannot be opened ends as busy, with a SIP status to try again."""
     call = ScriptedCall()
     model = ServedModel("echo", ["ws://127.0.0.1:9"])
     model._workers[0].healthy, model._workers[0].slots = True, 1
-    session = Session(
-        call, AgentConfig(model="echo"), model.lease(), Transcript(tmp_path / "c"), seed=1, metrics=Metrics()
-    )
+    session = make_session(to, call, AgentConfig(model="echo"), model.lease())
     async with asyncio.timeout(20):
         cause = await session.run()
     assert (cause.result, cause.sip_status) == (EndResult.REJECTED, 503)

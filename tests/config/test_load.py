@@ -39,7 +39,7 @@ def test_the_default_configuration_is_right() -> None:
     examined = examine(default_path(), {})
     assert examined.findings == ()
     assert examined.settings is not None
-    assert set(examined.settings.agents) == {"echo", "default"}
+    assert set(examined.settings.agents) == {"echo", "front-desk", "survey", "after-hours", "reminder"}
     assert examined.settings.models["echo"].slots >= examined.settings.sip.max_calls
 
 

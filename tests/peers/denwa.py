@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import yaml
 
 from tests.peers import proc
@@ -69,6 +70,25 @@ class Denwa:
         """The gateway and everything below it."""
         return proc.tree(self.process.pid)
 
+    async def get(self, path: str) -> Any:
+        """GET from the API; None where the answer is not 200."""
+        status, body = await self._ask("GET", path)
+        return json.loads(body) if status == 200 else None
+
+    async def post(self, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
+        """POST to the API: the status and the answer."""
+        status, answer = await self._ask("POST", path, json.dumps(body or {}))
+        return status, json.loads(answer) if answer else None
+
+    async def wait_records(self, count: int = 1, within_s: float = 15.0) -> list[dict[str, Any]]:
+        """Wait until so many calls are recorded; return their records, the latest first."""
+        until = time.monotonic() + within_s
+        while len(found := (await self.get("/v1/records?limit=1000")) or []) < count:
+            if time.monotonic() > until:
+                raise AssertionError(f"{len(found)} records instead of {count}\n{self.tail()}")
+            await asyncio.sleep(0.1)
+        return found
+
     def line_workers(self) -> list[int]:
         """Processes that hold lines."""
         return [pid for pid in self.processes() if "telephony.sip.line.worker" in proc.command(pid)]
@@ -84,12 +104,12 @@ class Denwa:
 
     async def health(self) -> dict[str, Any]:
         """GET /healthz; ``{}`` while nobody answers."""
-        status, body = await self._get("/healthz")
+        status, body = await self._ask("GET", "/healthz")
         return {"http_status": status, **json.loads(body)} if body else {}
 
     async def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
-        _, body = await self._get("/metrics")
+        _, body = await self._ask("GET", "/metrics")
         rows = [line.rsplit(" ", 1) for line in body.splitlines() if line.split("{")[0].split(" ")[0] == name]
         return sum(float(value) for _, value in rows)
 
@@ -122,17 +142,16 @@ class Denwa:
         left = [(pid, proc.command(pid)) for pid in running if proc.alive(pid)]
         assert not left, f"processes left behind: {left}"
 
-    async def _get(self, path: str) -> tuple[int, str]:
+    async def _ask(self, method: str, path: str, body: str | None = None) -> tuple[int, str]:
+        """One request; status 0 where nobody answers."""
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        base = f"http://127.0.0.1:{self.http_port}"
         try:
-            async with asyncio.timeout(5):
-                reader, writer = await asyncio.open_connection("127.0.0.1", self.http_port)
-                writer.write(f"GET {path} HTTP/1.1\r\nHost: denwa\r\nConnection: close\r\n\r\n".encode())
-                answer = (await reader.read()).decode()
-                writer.close()
-        except (OSError, TimeoutError):
+            async with httpx.AsyncClient(base_url=base, timeout=30, trust_env=False) as client:
+                answer = await client.request(method, path, content=body, headers=headers)
+        except httpx.HTTPError:
             return 0, ""
-        head, _, body = answer.partition("\r\n\r\n")
-        return int(head.split()[1]), body
+        return answer.status_code, answer.text
 
 
 @asynccontextmanager
@@ -143,11 +162,13 @@ async def denwa(
     models: dict[str, Any] | None = None,
     agents: dict[str, Any] | None = None,
     prefix: tuple[str, ...] = (),
+    **sections: Any,
 ) -> AsyncIterator[Denwa]:
     """Serve on free ports of 127.0.0.1 with the agents of ``AGENTS`` and those given, each under its own name.
 
-    ``sip`` and ``models`` override keys of those sections; ``prefix`` goes before the command (taskset). Ready on
-    entry; on exit it is stopped and must leave with 0 and no process behind.
+    ``sip`` and ``models`` override keys of those sections, ``sections`` are further ones (storage: keys of it);
+    ``prefix`` goes before the command (taskset). Ready on entry; on exit it is stopped and must leave with 0 and no
+    process behind.
     """
     sip_port, http_port, rtp_first = free_port(), free_port(), _free_range()
     section = {
@@ -157,7 +178,7 @@ async def denwa(
         "rate_limit": {"per_s": 200, "burst": 400},
         "drain_s": 1,
     }
-    path = write_config(folder, http_port, section | (sip or {}), models or {}, AGENTS | (agents or {}))
+    path = write_config(folder, http_port, section | (sip or {}), models or {}, AGENTS | (agents or {}), **sections)
     log_path = folder / "log"
     process = await start(log_path, *prefix, sys.executable, "-m", "agent.cli", "serve", "--config", str(path))
     running = Denwa(folder, sip_port, http_port, (rtp_first, rtp_first + RTP_PORTS - 1), process, log_path)
@@ -172,7 +193,7 @@ async def denwa(
 
 
 def write_config(
-    folder: Path, http_port: int, sip: dict[str, Any], models: dict[str, Any], agents: dict[str, Any]
+    folder: Path, http_port: int, sip: dict[str, Any], models: dict[str, Any], agents: dict[str, Any], **sections: Any
 ) -> Path:
     """Write a denwa.yaml in which every agent answers the number of its name; the model ``echo`` is always there."""
     config = {
@@ -180,8 +201,13 @@ def write_config(
         "models": {"echo": {"kind": "echo", "slots": 64}, **models},
         "agents": agents,
         "routes": [{"called": name, "agent": name} for name in agents],
-        "storage": {"transcripts": str(folder / "transcripts")},
         "observability": {"http_listen": f"127.0.0.1:{http_port}"},
+        **sections,
+        "storage": {
+            **{name: str(folder / name) for name in ("transcripts", "recordings", "spool")},
+            "database": f"sqlite:///{folder}/denwa.db",
+            **sections.get("storage", {}),
+        },
     }
     path = folder / "denwa.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))

@@ -1,8 +1,10 @@
 """Processes that tests start, and the free ports they are given."""
 
 import asyncio
+import os
 import socket
 from contextlib import suppress
+from pathlib import Path
 
 
 async def end(process: asyncio.subprocess.Process, within_s: float = 5.0) -> None:
@@ -13,6 +15,12 @@ async def end(process: asyncio.subprocess.Process, within_s: float = 5.0) -> Non
     except TimeoutError:
         process.kill()
         await process.wait()
+
+
+def search_path() -> str:
+    """PATH, and behind it where Debian keeps PostgreSQL's server: the newest version first."""
+    servers = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda each: float(each.parent.name), reverse=True)
+    return os.pathsep.join([os.environ["PATH"], *map(str, servers)])
 
 
 def free_port() -> int:
