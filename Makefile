@@ -59,7 +59,7 @@ setup: $(VENV)/.test peers
 
 # Programs that stand at the other end of a test's line. Without them those tests are skipped, in CI they fail.
 peers:
-	@PATH="$$PATH:$$(echo /usr/lib/postgresql/*/bin)"; missing=""; \
+	@PATH="$$PATH:$$(printf %s: /usr/lib/postgresql/*/bin)"; missing=""; \
 	for peer in $(PEERS); do command -v "$${peer%%=*}" >/dev/null || missing+=" $${peer#*=}"; done; \
 	[ -z "$$missing" ] || { $(call install,$$missing); } || [ -z "$${CI:-}" ]
 
