@@ -11,17 +11,20 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
+from urllib.parse import quote
 
 from agent.check import Answer
+from agent.events.webhooks import Webhooks
+from agent.remote import NoGateway, ask, detail
 from agent.store import retention
 from agent.store.call_record import CallRecord
 from agent.store.database import Database
 from agent.store.errors import StoreError
 from agent.store.export import ExportError, as_csv, as_json_line, export_files
-from agent.store.queries import CallFilter, find, find_by_prefix
+from agent.store.queries import CallFilter, find, find_by_prefix, find_of
 from agent.store.retention import Purged
 from agent.store.spool import Spool, records_spool
-from config.schema import StorageSettings
+from config.schema import Settings, StorageSettings
 
 _FAILED: Final = 1
 _BAD_USAGE: Final = 2
@@ -104,7 +107,10 @@ def purge(
     expired: bool = False,
     dry_run: bool = False,
 ) -> Answer:
-    """Delete what is due (``expired``), everything of one caller, or every call older than so many days."""
+    """Delete what is due (``expired``), everything of one caller, or every call older than so many days.
+
+    What a running gateway holds of a caller it must delete itself: ``purge_by_gateway``.
+    """
     if [bool(caller), older_than_days is not None, expired].count(True) != 1:
         return Answer("denwa calls purge: say which: --expired, --caller NUMBER or --older-than DAYS", _BAD_USAGE)
     if older_than_days is not None and not 0 <= older_than_days <= 36_500:
@@ -113,6 +119,9 @@ def purge(
     async def run(database: Database) -> Answer:
         if caller:
             spool = Spool(records_spool(storage))
+            if not dry_run:
+                ids = [record.id for record in await find_of(database, caller)]
+                await asyncio.to_thread(Webhooks.purge_folder, storage.spool / "events", ids)
             purged = await retention.delete_caller(database, spool, caller, dry_run=dry_run)
         elif older_than_days is not None:
             before = now - timedelta(days=older_than_days)
@@ -123,6 +132,19 @@ def purge(
         return Answer("\n".join(lines), 0 if purged.complete else _FAILED)
 
     return _answer(storage, run)
+
+
+def purge_by_gateway(settings: Settings, caller: str) -> Answer | None:
+    """Have the running gateway delete everything of one caller, events that wait included; None where none runs."""
+    try:
+        response = ask(settings, "DELETE", f"/v1/callers/{quote(caller, safe='')}")
+    except NoGateway:
+        return None
+    if response.status_code != 200:
+        return Answer(f"denwa calls purge: {detail(response)}", _FAILED)
+    told = response.json()
+    complete = told.pop("complete")
+    return Answer("\n".join(_report(Purged(**told), dry_run=False)), 0 if complete else _FAILED)
 
 
 def _answer(storage: StorageSettings, run: Callable[[Database], Awaitable[Answer]]) -> Answer:

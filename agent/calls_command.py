@@ -40,10 +40,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Answer:
     """Do what the verb says. Raises ``ConfigError``."""
-    storage, now = load(arguments.config).storage, datetime.now(UTC)
+    settings, now = load(arguments.config), datetime.now(UTC)
+    storage = settings.storage
     match arguments.verb:
         case "show":
             return calls.show(storage, arguments.call)
+        case "purge" if (
+            arguments.caller
+            and not (arguments.dry_run or arguments.expired or arguments.older_than is not None)
+            and (told := calls.purge_by_gateway(settings, arguments.caller))
+        ):
+            return told
         case "purge":
             return calls.purge(
                 storage,

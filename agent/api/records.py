@@ -47,8 +47,7 @@ def record_routes(store: Store, events: Events) -> APIRouter:
     @router.delete("/callers/{number}", summary="Delete everything that is kept of one caller")
     async def forget(number: str) -> dict[str, Any]:
         try:
-            known = [record.id for record in await store.calls(CallFilter(caller=number, limit=None))]
-            await events.purge(known)
+            await events.purge([record.id for record in await store.calls_of(number)])
             purged = await store.delete_caller(number)
         except StoreError as error:
             raise HTTPException(503, str(error)) from None

@@ -18,7 +18,7 @@ from agent.events.backlog import Backoff
 from agent.events.event import Event
 from agent.events.journal import Journal, Record
 from agent.events.post import http_client
-from agent.events.receiver import Figures, Receiver, erase
+from agent.events.receiver import Figures, Receiver, erase_calls
 from config.schema import WebhookReceiver
 
 log = structlog.get_logger(__name__)
@@ -61,6 +61,12 @@ class Webhooks:
                     async with asyncio.timeout(_LINGER_S):
                         for receiver in self._receivers.values():
                             await receiver.linger()
+
+    @staticmethod
+    def purge_folder(folder: Path, calls: Collection[str]) -> None:
+        """Blacken every waiting event of these calls where no gateway uses the folder; blocking."""
+        for journal in sorted(folder.glob("*/")):
+            erase_calls(journal, calls)
 
     @property
     def figures(self) -> Mapping[str, Figures]:
@@ -132,9 +138,7 @@ class Webhooks:
 
     def _purge_leftovers(self, calls: set[str], known: set[str]) -> None:
         for name in self._leftovers(known):
-            journal = Journal(self._folder / name)
-            erase(journal, [position for call, position in journal.open() if call in calls])
-            journal.close()
+            erase_calls(self._folder / name, calls)
 
     def _close(self) -> None:
         for receiver in self._receivers.values():
