@@ -1,15 +1,17 @@
 """A small SIP caller whose RTP leaves on an absolute 20 ms schedule: load for measurements, and ears for tests.
 
 One UDP socket for SIP and one for RTP per call; everything runs on the test's event loop. It is no SIP stack: it
-follows Record-Route and Contact, answers BYE, repeats what UDP may lose, and knows G.711. What must be shown with
-somebody else's stack is shown with baresip and SIPp.
+follows Record-Route and Contact, answers BYE and REFER, repeats what UDP may lose, and knows G.711 and keys (RFC 4733).
+What must be shown with somebody else's stack is shown with baresip and SIPp.
 """
 
 import asyncio
 import itertools
 import re
 import secrets
+import struct
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -19,6 +21,8 @@ from tests.peers.audio import Samples
 
 T1 = 0.5  # RFC 3261 section 17.1.1.1
 ANSWER_S = 10.0
+KEYS = "0123456789*#ABCD"  # RFC 4733 section 3.2
+KEY_PAYLOAD_TYPE = 101
 _MIRRORED = ("via", "from", "to", "call-id", "cseq")  # RFC 3261 section 8.2.6.2
 Address = tuple[str, int]
 T = TypeVar("T")
@@ -38,11 +42,22 @@ class CallRefused(Exception):
 class Caller:
     """One call. Made by ``call()``."""
 
-    def __init__(self, server: Address, called: str, audio: Samples | bytes, payload_type: int) -> None:
+    def __init__(
+        self, server: Address, called: str, audio: Samples | bytes, payload_type: int, name: str = "caller"
+    ) -> None:
         self._server = server
         self._uri = f"sip:{called}@{server[0]}:{server[1]}"
-        self._audio = audio if isinstance(audio, bytes) else g711.encode(audio, payload_type)
         self._payload_type = payload_type
+        self.say(audio)
+        self._keys: deque[bytes | None] = deque()
+        self._name = name
+        self._tasks: list[asyncio.Task[None]] = []
+        self.transfers: list[str] = []
+        """The Refer-To of each REFER that came."""
+        self.transfer_status = 200
+        """What the target of a transfer is reported to answer."""
+        self.transfer_takes_s = 0.0
+        """How long it takes to answer."""
         self.call_id = secrets.token_hex(8)
         self._tag = secrets.token_hex(4)
         self._cseq = 1
@@ -104,23 +119,36 @@ class Caller:
         assert port is not None, body
         self._rtp_peer = (address[1], int(port[1]))
 
+    def say(self, audio: Samples | bytes) -> None:
+        """Say this (8 kHz) from now on, over and over."""
+        coded = audio if isinstance(audio, bytes) else g711.encode(audio, self._payload_type)
+        size = rtp.PACKET_SAMPLES
+        self._audio = itertools.cycle([coded[i : i + size] for i in range(0, len(coded) - size + 1, size)])
+
+    def press(self, keys: str) -> None:
+        """Press keys, each for 100 ms with 100 ms after it, in the place of the audio (RFC 4733)."""
+        for key in keys:
+            for last, duration in [(False, n * rtp.PACKET_SAMPLES) for n in range(1, 6)] + [(True, 800)] * 3:
+                self._keys.append(struct.pack("!BBH", KEYS.index(key), last << 7 | 10, duration))
+            self._keys.extend([None] * 5)
+
     async def speak(self) -> None:
         """Send the audio over and over, a packet every 20 ms of absolute time, until cancelled."""
         assert self._rtp_peer is not None
         loop = asyncio.get_running_loop()
-        blocks = [
-            self._audio[i : i + rtp.PACKET_SAMPLES]
-            for i in range(0, len(self._audio) - rtp.PACKET_SAMPLES + 1, rtp.PACKET_SAMPLES)
-        ]
         ssrc = secrets.randbits(32)
         first = loop.time()
-        for number, block in enumerate(itertools.cycle(blocks)):
+        pressed_at = None
+        for number in itertools.count():
             delay = first + number * rtp.PACKET_S - loop.time()
             if delay > 0:
                 await asyncio.sleep(delay)
-            packet = rtp.build(self._payload_type, number, number * rtp.PACKET_SAMPLES, ssrc, block, number == 0)
+            key = self._keys.popleft() if self._keys else None
+            pressed_at = None if key is None else number if pressed_at is None else pressed_at
+            kind, at = (self._payload_type, number) if pressed_at is None else (KEY_PAYLOAD_TYPE, pressed_at)
+            content = next(self._audio) if key is None else key
+            packet = rtp.build(kind, number, at * rtp.PACKET_SAMPLES, ssrc, content, number in (0, pressed_at))
             self._rtp.sendto(packet, self._rtp_peer)
-        raise ValueError("no audio to send")
 
     async def hangup(self) -> None:
         """Send BYE unless the far end has, and wait for its answer."""
@@ -133,6 +161,8 @@ class Caller:
 
     def close(self) -> None:
         """Let both sockets go."""
+        for task in self._tasks:
+            task.cancel()
         self._sip.close()
         self._rtp.close()
 
@@ -140,11 +170,13 @@ class Caller:
         name = {0: "PCMU", 8: "PCMA"}[self._payload_type]
         return (
             "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
-            f"m=audio {self.rtp_port} RTP/AVP {self._payload_type}\r\n"
-            f"a=rtpmap:{self._payload_type} {name}/8000\r\na=ptime:20\r\na=sendrecv\r\n"
+            f"m=audio {self.rtp_port} RTP/AVP {self._payload_type} {KEY_PAYLOAD_TYPE}\r\n"
+            f"a=rtpmap:{self._payload_type} {name}/8000\r\n"
+            f"a=rtpmap:{KEY_PAYLOAD_TYPE} telephone-event/8000\r\na=fmtp:{KEY_PAYLOAD_TYPE} 0-15\r\n"
+            "a=ptime:20\r\na=sendrecv\r\n"
         )
 
-    def _request(self, method: str, branch: str, body: str = "", to: str = "") -> bytes:
+    def _request(self, method: str, branch: str, body: str = "", to: str = "", headers: tuple[str, ...] = ()) -> bytes:
         target, routes, remote = self._dialog or (self._uri, [], to or f"<{self._uri}>")
         host, port = self._sip.get_extra_info("sockname")
         lines = [
@@ -152,12 +184,12 @@ class Caller:
             f"Via: SIP/2.0/UDP {host}:{port};branch={branch};rport",
             "Max-Forwards: 70",
             *[f"Route: {route}" for route in routes],
-            f"From: <sip:caller@{host}:{port}>;tag={self._tag}",
+            f"From: <sip:{self._name}@{host}:{port}>;tag={self._tag}",
             f"To: {remote}",
             f"Call-ID: {self.call_id}",
             f"CSeq: {self._cseq} {method}",
             f"Contact: <sip:caller@{host}:{port}>",
-            *(["Content-Type: application/sdp"] if body else []),
+            *(headers or (["Content-Type: application/sdp"] if body else [])),
             f"Content-Length: {len(body)}",
         ]
         return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
@@ -206,8 +238,22 @@ class Caller:
             self.ended_at = time.monotonic()
             self.ended.set()
         kept = [line for line in lines if line.split(":")[0].strip().lower() in _MIRRORED]
-        status = "200 OK" if method in ("BYE", "OPTIONS") else "488 Not Acceptable Here"
+        status = {"BYE": "200 OK", "OPTIONS": "200 OK", "REFER": "202 Accepted"}.get(method, "488 Not Acceptable Here")
         self._sip.sendto("\r\n".join([f"SIP/2.0 {status}", *kept, "Content-Length: 0", "", ""]).encode(), source)
+        if method == "REFER":
+            target = next(line for line in lines if line.lower().startswith("refer-to:"))
+            self.transfers.append(target.split(":", 1)[1].strip())
+            self._tasks.append(asyncio.create_task(self._report(), name="report of a transfer"))
+
+    async def _report(self) -> None:
+        """Tell how a transfer goes (RFC 3515 section 2.4.4)."""
+        for status, state in ((100, "active;expires=60"), (self.transfer_status, "terminated;reason=noresource")):
+            self._cseq += 1
+            headers = ("Event: refer", f"Subscription-State: {state}", "Content-Type: message/sipfrag;version=2.0")
+            branch = f"z9hG4bK{secrets.token_hex(8)}"
+            self._send(self._request("NOTIFY", branch, f"SIP/2.0 {status} So\r\n", headers=headers))
+            if status == 100:
+                await asyncio.sleep(self.transfer_takes_s)
 
     def _on_rtp(self, data: bytes, _: Address) -> None:
         packet = rtp.parse(data, time.monotonic())
@@ -216,13 +262,15 @@ class Caller:
 
 
 @asynccontextmanager
-async def call(server: Address, called: str, audio: Samples | bytes, payload_type: int = 0) -> AsyncIterator[Caller]:
+async def call(
+    server: Address, called: str, audio: Samples | bytes, payload_type: int = 0, name: str = "caller"
+) -> AsyncIterator[Caller]:
     """Call ``called`` at ``server`` and speak ``audio`` (8 kHz, repeated) until the context ends; then hang up.
 
     Raises ``CallRefused``. ``payload_type``: 0 PCMU, 8 PCMA. Audio as bytes is encoded already: with many calls,
     encoding each one's would hold up the packets of the others.
     """
-    caller = Caller(server, called, audio, payload_type)
+    caller = Caller(server, called, audio, payload_type, name)
     try:
         await caller.open()
         speaking = asyncio.create_task(caller.speak(), name=f"speak {caller.call_id}")

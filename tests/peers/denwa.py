@@ -162,13 +162,14 @@ async def denwa(
     models: dict[str, Any] | None = None,
     agents: dict[str, Any] | None = None,
     prefix: tuple[str, ...] = (),
+    status: str = "ok",
     **sections: Any,
 ) -> AsyncIterator[Denwa]:
     """Serve on free ports of 127.0.0.1 with the agents of ``AGENTS`` and those given, each under its own name.
 
     ``sip`` and ``models`` override keys of those sections, ``sections`` are further ones (storage: keys of it);
-    ``prefix`` goes before the command (taskset). Ready on entry; on exit it is stopped and must leave with 0 and no
-    process behind.
+    ``prefix`` goes before the command (taskset). On entry it has the ``status`` in /healthz that is given; on exit it is
+    stopped and must leave with 0 and no process behind.
     """
     sip_port, http_port, rtp_first = free_port(), free_port(), _free_range()
     section = {
@@ -183,7 +184,7 @@ async def denwa(
     process = await start(log_path, *prefix, sys.executable, "-m", "agent.cli", "serve", "--config", str(path))
     running = Denwa(folder, sip_port, http_port, (rtp_first, rtp_first + RTP_PORTS - 1), process, log_path)
     try:
-        await running.wait_health(status="ok")
+        await running.wait_health(status=status)
         yield running
         await running.stop()
     finally:

@@ -93,6 +93,13 @@ class Postgres:
             self._process.wait(5)
         self._process = None
 
+    def kill(self) -> None:
+        """End every process of it at once, frozen or not, as a failing machine does."""
+        assert self._process is not None
+        self._signal(signal.SIGKILL)
+        self._process.wait(5)
+        self._process = None
+
     def freeze(self) -> None:
         """Stop every process of it in its tracks: connections stay open, and nothing answers."""
         self._signal(signal.SIGSTOP)
