@@ -5,9 +5,9 @@ Immutable values, made once by config/load.py; each part of Denwa is handed its 
 
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from config.actions_schema import Action
 from config.addresses import check_transfer_target
@@ -19,6 +19,14 @@ Text = Annotated[str, Field(max_length=4_000)]
 
 TransferTarget = Annotated[str, AfterValidator(check_transfer_target)]
 Periods = Annotated[list[str], AfterValidator(check_periods)]
+
+
+def _number(value: Any) -> Any:
+    """A file's numbers are text until it is known what they are for, and ``Literal`` does not ask."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+SampleRate = Annotated[Literal[8000, 16000, 24000], BeforeValidator(_number)]
 
 
 class SamplingSettings(Section):
@@ -56,7 +64,7 @@ class RecordingSettings(Section):
     """Whether calls are recorded."""
     format: Literal["flac", "wav"] = "flac"
     """FLAC is a third to a half of WAV's size, without loss; both can be played after a crash."""
-    sample_rate: Literal[8000, 16000, 24000] = 24_000
+    sample_rate: SampleRate = 24_000
     """Samples per second. 24000 is what models are trained on."""
     begin: Literal["answer", "consent"] = "answer"
     """``consent``: silence is written until the consent announcement has been said."""

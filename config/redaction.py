@@ -10,7 +10,7 @@ _SPOKEN: Final = rf"(?<![\w]){_DIGIT}(?:[\s,.\-]*{_DIGIT})"
 PATTERNS: Final[Mapping[str, str]] = {
     "card_number": _SPOKEN + r"{11,18}(?!\w)",
     "email": r"[\w.+\-]+(?:@|\s+at\s+)[\w\-]+(?:(?:\.|\s+dot\s+)[\w\-]+)+",
-    "iban": r"\b[A-Z]{2}\s?\d{2}(?:\s?[A-Z0-9]{2,4}){3,8}\b",
+    "iban": r"\b[A-Z]{2}\s?\d{2}(?:\s?[A-Z0-9]{4}){2,7}(?:\s?(?=[A-Z]*\d)[A-Z0-9]{1,3})?\b",
     "phone": r"\+?" + _SPOKEN + r"{6,14}(?!\w)",
     "ssn": r"\b\d{3}[\s\-]?\d{2}[\s\-]?\d{4}\b",
 }

@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from config.logs import LogWriter, configure
+from config.redaction import Redactor
 
 
 @pytest.fixture(autouse=True)
@@ -132,3 +133,15 @@ def test_a_lost_stream_is_no_fault() -> None:
 
 def _event(_logger: object, _name: str, event: structlog.typing.EventDict) -> str:
     return f"{event['event']} {event['count']}"
+
+
+def test_what_must_not_be_written_down_is_blackened() -> None:
+    """In own events and in those of libraries; names of things, such as addresses and ids, stay as they are."""
+    stream = io.StringIO()
+    writer = configure("info", stream, Redactor(["card_number", "email"]))
+    structlog.get_logger().info("call.started", caller="4111 1111 1111 1111", call="4111111111111111", steps=7)
+    logging.getLogger("library").warning("mail to anna@example.com failed")
+    writer.close()
+    own, library = lines(stream)
+    assert (own["caller"], own["call"], own["steps"]) == ("[card_number]", "4111111111111111", 7)
+    assert library["event"] == "mail to anna@example.com failed"
