@@ -4,6 +4,9 @@ Denwa with all its processes runs on one core, everything that measures on anoth
 exact 20 ms schedule, and all figures about audio come from a capture of the RTP on the wire. Beside it, in the same
 run, the same echo through bare pjsua2 (benchmarks/bare_pjsua2_echo.py). Latency includes the 80 ms of framing.
 
+Each number of calls is measured twice: with nothing kept but records, and with everything: stereo recordings (FLAC,
+24 kHz), webhooks to a receiver, redaction, and /metrics asked every second.
+
     python -m benchmarks.echo_path [--calls 1 4 12 32] [--seconds 12]
 """
 
@@ -11,6 +14,7 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import itertools
 import os
 import signal
 import sys
@@ -26,7 +30,7 @@ import numpy as np
 from benchmarks.table import machine, markdown
 from tests.peers import audio, g711, proc, rtp
 from tests.peers.caller import Address, Caller, call
-from tests.peers.denwa import denwa
+from tests.peers.denwa import Denwa, denwa
 from tests.peers.processes import end, free_port
 from tests.peers.rtp_capture import Streams, capture, from_port, streams, to_port
 
@@ -165,6 +169,51 @@ def _memory(pids: list[int]) -> tuple[int, float, float]:
     return len(pids), sum(rss for rss, _ in sizes), sum(pss for _, pss in sizes)
 
 
+ALL_KEPT = {"model": "echo", "recording": {"enabled": True, "format": "flac", "sample_rate": 24_000}}
+
+
+@asynccontextmanager
+async def product(folder: Path, calls: int, *, keeping: bool) -> AsyncIterator[Denwa]:
+    """Denwa on its core, keeping nothing but records, or everything."""
+    sip = {"max_calls": calls}
+    if not keeping:
+        async with denwa(folder, sip=sip, prefix=PIN) as gateway:
+            yield gateway
+        return
+    async with receiver() as url, asyncio.TaskGroup() as tasks:
+        sections = {
+            "events": {"webhooks": {"bench": {"url": url, "secret": "0123456789abcdef"}}},
+            "privacy": {"redact": ["card_number", "email"]},
+        }
+        async with denwa(folder, sip=sip, prefix=PIN, agents={"echo": ALL_KEPT}, **sections) as gateway:
+            scraping = tasks.create_task(scrape(gateway), name="scrape")
+            yield gateway
+            scraping.cancel()
+
+
+async def scrape(gateway: Denwa) -> None:
+    """Be Prometheus, but more curious."""
+    while True:
+        await gateway.metric("denwa_calls_active")
+        await asyncio.sleep(1)
+
+
+@asynccontextmanager
+async def receiver() -> AsyncIterator[str]:
+    """A web server that takes every event; yields its URL."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                length = int(next(line for line in head.lower().split(b"\r\n") if b"content-length" in line).split()[1])
+                await reader.readexactly(length)
+                writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+
 @asynccontextmanager
 async def bare_pjsua2() -> AsyncIterator[tuple[Address, Kinds]]:
     """The baseline, running on the product's core."""
@@ -202,12 +251,11 @@ async def bench(counts: list[int], seconds: float) -> None:
         async with bare_pjsua2() as (server, kinds):
             ports = (BARE_RTP, BARE_RTP + 200)
             note("bare pjsua2", BARE_CALLS, await measure(server, ports, kinds, BARE_CALLS, seconds, Path(name)))
-        for calls in counts:
-            folder = Path(name) / str(calls)
-            folder.mkdir()
-            async with denwa(folder, sip={"max_calls": calls}, prefix=PIN) as gateway:
+        for calls, keeping in itertools.product(counts, (False, True)):
+            folder = Path(tempfile.mkdtemp(dir=name))
+            async with product(folder, calls, keeping=keeping) as gateway:
                 figures = await measure(gateway.server, gateway.rtp_ports, gateway.kinds, calls, seconds, folder)
-            note("Denwa", calls, figures)
+            note("Denwa, all kept" if keeping else "Denwa", calls, figures)
     print(f"Machine: {machine()}. Product on core {PRODUCT_CORE}, load and capture on core {LOAD_CORE}.")
     print(f"White noise in PCMU for {seconds:.0f} s, latency including 80 ms of framing.\n")
     print(markdown(HEAD, rows))
