@@ -12,7 +12,7 @@ RUN python3 -m venv /opt/denwa
 COPY pyproject.toml ./
 RUN /opt/denwa/bin/python -c "import tomllib; it = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
         more = it['optional-dependencies']; \
-        print(*it['dependencies'], *more['hub'], *more['kyutai'], sep='\n')" > requirements.txt \
+        print(*it['dependencies'], *more['hub'], *more['kyutai'], *more['otel'], sep='\n')" > requirements.txt \
     && /opt/denwa/bin/pip install --no-cache-dir --requirement requirements.txt
 COPY README.md LICENSE ./
 COPY config ./config

@@ -147,7 +147,7 @@ class ModelSettings(Section):
     threads: int = Field(1, ge=1, le=256)
     """CPU threads of a worker's torch."""
     listener: str | None = None
-    """A speech-to-text checkpoint of Kyutai's that writes down the caller, beside the model: a folder, ``hf://owner/name``."""
+    """A speech-to-text checkpoint of Kyutai's that writes down the caller: a folder, ``hf://…``, or ``random:stt``."""
     voices: Path | None = None
     """The folder of voice samples: ``NAME.wav`` (24 kHz, 16 bit) or PersonaPlex's ``NAME.pt``."""
     pin_prompt: int = Field(0, ge=0, le=1_000)
