@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 _REOPEN_PAUSE_S: Final = 0.2
 _BEGUN_WITHIN_S: Final = 1.5
 """How long a worker may take to begin a text that it was sent."""
+_SETTLED_STEPS: Final = 3
+"""So many steps without a script, and all has been said: a text that was just sent is there by then."""
 _SILENCE: Final[Frame] = np.zeros(FRAME_SAMPLES, np.int16)
 
 
@@ -88,8 +90,11 @@ class Dialogue:
         self._history = History()
         self._unsent: deque[str] = deque()
         self._opened = False
+        self._given = asyncio.Event()
+        self._given.set()
         self._scripted = asyncio.Event()
         self._said = asyncio.Event()
+        self._free_steps = 0
         self._caller_lag_s = 0.0
         self.stays: list[SpanPart] = []
         """The conversation's stays with model workers, for the call's trace."""
@@ -136,19 +141,22 @@ class Dialogue:
             self._part.lease.renew()
 
     def say(self, text: str) -> None:
-        """Let the model say ``text``, word for word, as soon as it is between two words; also once it is back."""
-        if self._conversation is None:
-            self._unsent.append(text)
-        else:
-            self._conversation.force(text)
+        """Let the model say ``text``, word for word, as soon as it is between two words; also once it is back.
+
+        What comes first in the call, the announcement and the greeting, is said before it.
+        """
+        self._unsent.append(text)
+        self._given.clear()
         self._said.clear()
+        self._say_unsent()
 
     async def said(self, within_s: float) -> bool:
         """Wait until all that was given to say has been said; False where that takes longer, or never began."""
         try:
-            async with asyncio.timeout(_BEGUN_WITHIN_S):
-                await self._scripted.wait()
             async with asyncio.timeout(within_s):
+                await self._given.wait()
+                async with asyncio.timeout(_BEGUN_WITHIN_S):
+                    await self._scripted.wait()
                 await self._said.wait()
         except TimeoutError:
             return False
@@ -178,8 +186,9 @@ class Dialogue:
 
     def clock(self, caller_has_spoken: bool) -> None:
         """To be called every 80 ms: a greeting that has waited is said when its time has come."""
-        if (text := self._opening.due(caller_has_spoken)) is not None and self._conversation is not None:
+        if self._conversation is not None and (text := self._opening.due(caller_has_spoken)) is not None:
             self._conversation.force(text)
+        self._say_unsent()
 
     def _begin(self, conversation: ModelSession) -> None:
         self._conversation = conversation
@@ -187,8 +196,14 @@ class Dialogue:
         self._caller_lag_s = conversation.ready.caller_text_delay if conversation.ready else 0.0
         if self._history.steps:
             log.info("session.resumed", step=self._history.steps)
-        while self._unsent:
-            conversation.force(self._unsent.popleft())
+        self._say_unsent()
+
+    def _say_unsent(self) -> None:
+        """Give the model what waits to be said, once there is one and nothing else comes before."""
+        while self._unsent and self._conversation is not None and not self._opening.pending:
+            self._conversation.force(self._unsent.popleft())
+        if not self._unsent:
+            self._given.set()
 
     def _request(self) -> Open:
         sampling = self.persona.config.sampling
@@ -215,10 +230,11 @@ class Dialogue:
     def _note_script(self, scripted: bool) -> None:
         if self._opening.stepped(scripted):
             log.info("session.announced")
+        self._free_steps = 0 if scripted else self._free_steps + 1
         if scripted:
             self._scripted.set()
             self._said.clear()
-        elif self._scripted.is_set():
+        elif self._free_steps >= _SETTLED_STEPS and self._scripted.is_set():
             self._scripted.clear()
             self._said.set()
 

@@ -72,6 +72,7 @@ class Gateway:
         self._edge = Edge(settings.sip, self._desk.admit, self._load, self._is_allowed)
         self._tracer = _tracer(settings, file)
         self._facilities: Facilities
+        self._serving = False
         self._stopping = asyncio.Event()
         self._hurried = False
         self._changed = asyncio.Event()  # a call has ended, or the drain is to be cut short
@@ -82,25 +83,27 @@ class Gateway:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup_signal)
         listener = http_socket(self._settings.observability.http_listen)
         async with contextlib.AsyncExitStack() as stack:
             self._facilities = await stack.enter_async_context(self._facilities_open())
             await stack.enter_async_context(self._models)
             self._models.serve(self._configuration.current.models, self._settings)
+            self._tasks = await stack.enter_async_context(asyncio.TaskGroup())
             await stack.enter_async_context(self._pool)
             await stack.enter_async_context(self._edge)
             api = create_api(self, self._facilities.store, self._facilities.events, self._settings.api.token)
             await stack.enter_async_context(serving(api, listener))
-            async with asyncio.TaskGroup() as self._tasks:
-                loop.add_signal_handler(signal.SIGHUP, self._on_hangup_signal)
-                purging = self._tasks.create_task(self._purge(), name="purge")
-                gc.freeze()
-                prefer_media()
-                sys.setswitchinterval(0.0005)
-                log.info("gateway.serving", sip=[str(each) for each in self._edge.addresses])
-                await self._stopping.wait()
-                await self._drain()
-                purging.cancel()
+            purging = self._tasks.create_task(self._purge(), name="purge")
+            gc.freeze()
+            prefer_media()
+            sys.setswitchinterval(0.0005)
+            log.info("gateway.serving", sip=[str(each) for each in self._edge.addresses])
+            self._serving = True
+            await self._stopping.wait()
+            await self._drain()
+            self._serving = False
+            purging.cancel()
         log.info("gateway.stopped")
 
     # What the API shows and moves (agent/api/app.py).
@@ -190,44 +193,56 @@ class Gateway:
         self._tasks.create_task(self._converse(call, admitted), name=f"call {call.id}")
 
     async def _converse(self, call: SipCall, admitted: Admitted) -> None:
-        """Run one call; whatever happens to it stays with it."""
-        started = time.monotonic()
-        seed = _seed(admitted.persona)
+        """Run one call and keep what is to be kept of it; whatever happens to it stays with it."""
         structlog.contextvars.bind_contextvars(call=call.id)
-        record = _begun(call, admitted, seed)
-        log.info(
-            "call.started",
-            **{name: getattr(record, name) for name in ("agent", "generation", "caller", "called", "trunk")},
-            **{"sip_call_id": record.sip_call_id, "seed": seed},
-        )
         self._metrics.calls_active.inc()
-        kept = CallLog(record, admitted.persona, admitted.generation.redactor, self._facilities)
-        kept.spans.admitted_at = time.time()
-        variables = admitted.persona.config.variables
         try:
-            if admitted.lease is None:
-                cause = await tell(call, admitted.persona, kept)
-            else:
-                part = Part(admitted.persona, admitted.lease, seed)
-                session = Session(call, part, kept, self._find_part(admitted.generation), self._facilities)
-                self._sessions[call.id] = session
-                variables = session.variables
-                cause = await session.run()
+            await self._live(call, admitted)
         except Exception as error:  # one call's failure is its own (STYLE.md, rule 6)
             log.exception("call.failed")
-            cause = call.hangup(EndCause.server_error(repr(error)))
+            call.hangup(EndCause.server_error(repr(error)))
         finally:
             admitted.release_slot()
             self._sessions.pop(call.id, None)
             del self._calls[call.id]
             self._changed.set()
             self._metrics.calls_active.dec()
-        duration_s = time.monotonic() - started
+
+    async def _live(self, call: SipCall, admitted: Admitted) -> None:
+        started = time.monotonic()
+        persona, seed = admitted.persona, _seed(admitted.persona)
+        record = _begun(call, admitted, seed)
+        log.info(
+            "call.started",
+            **{name: getattr(record, name) for name in ("agent", "generation", "caller", "called", "trunk")},
+            **{"sip_call_id": record.sip_call_id, "seed": seed},
+        )
+        kept = CallLog(record, persona, admitted.generation.redactor, self._facilities)
+        kept.spans.admitted_at = time.time()
+        variables = persona.config.variables
+        try:
+            if admitted.lease is None:
+                cause = await tell(call, persona, kept)
+            else:
+                part = Part(persona, admitted.lease, seed)
+                session = Session(call, part, kept, self._find_part(admitted.generation), self._facilities)
+                self._sessions[call.id] = session
+                variables = session.variables
+                cause = await session.run()
+        except Exception as error:  # is recorded like any other end
+            log.exception("call.failed")
+            cause = call.hangup(EndCause.server_error(repr(error)))
+        self._sessions.pop(call.id, None)
+        self._count(call, cause, time.monotonic() - started)
+        rtp = {} if call.stats is None else asdict(call.stats)
+        rtp.pop("call", None)
+        await kept.close(cause, rtp, variables)
+
+    def _count(self, call: SipCall, cause: EndCause, duration_s: float) -> None:
+        """Count and log a call that has ended."""
         self._metrics.calls.labels(cause.result.value).inc()
         self._metrics.call_duration.observe(duration_s)
-        rtp: dict[str, float] = {}
         if call.stats is not None:
-            rtp = {name: value for name, value in asdict(call.stats).items() if name != "call"}
             self._metrics.packets_lost.inc(call.stats.lost)
             self._metrics.underruns.inc(call.stats.underruns)
         log.info(
@@ -235,7 +250,6 @@ class Gateway:
             **{"result": cause.result.value, "reason": cause.reason, "sip_status": cause.sip_status},
             duration_s=round(duration_s, 2),
         )
-        await kept.close(cause, rtp, variables)
 
     def _find_part(self, generation: Generation) -> Callable[[str], Part]:
         """How a call finds another agent of its generation, with a slot and a seed."""
@@ -260,8 +274,8 @@ class Gateway:
         self._stopping.set()
 
     def _on_hangup_signal(self) -> None:
-        """SIGHUP: read the configuration again."""
-        if not self._stopping.is_set():
+        """SIGHUP: read the configuration again; while Denwa starts or drains that would come to nothing."""
+        if self._serving and not self._stopping.is_set():
             self._tasks.create_task(self._reload_as_told(), name="reload")
 
     async def _reload_as_told(self) -> None:
@@ -274,7 +288,7 @@ class Gateway:
                 purged = await self._facilities.store.purge(datetime.now(UTC))
                 if purged.anything or not purged.complete:
                     log.info("store.purged", **asdict(purged))
-            except StoreError as error:
+            except (StoreError, OSError) as error:
                 log.warning("store.not_purged", error=str(error))
             await asyncio.sleep(_PURGE_EVERY_S)
 

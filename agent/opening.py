@@ -51,6 +51,11 @@ class Opening:
         self._waited_s = 0.0
 
     @property
+    def pending(self) -> bool:
+        """Whether something is still to be said that comes before all else: the announcement, a greeting after it."""
+        return self.withheld or self._due is not None
+
+    @property
     def prompt(self) -> AgentPrompt:
         """What the model is opened with now."""
         return replace(self._prompt, wait=self.wait)

@@ -1,6 +1,7 @@
 """One call and the conversation that answers it: its life, its limits, its end. Runs on the gateway's event loop."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -53,6 +54,7 @@ class Session:
         self._wordless = 0
         self._tasks = asyncio.TaskGroup()
         self._running: list[asyncio.Task[None]] = []
+        self._over = False
         self.actions = Actions(part.persona.config.actions, self, self._tasks, kept.acted, to.http)
 
     async def run(self) -> EndCause:
@@ -62,6 +64,7 @@ class Session:
                 self._start(self._live(), "conversation")
                 cause = await self._call.wait_closed()
                 await self.actions.wait_closed()
+                self._over = True
                 for task in self._running:
                     task.cancel()
         finally:
@@ -116,7 +119,10 @@ class Session:
     # The life of the call.
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Run ``work`` beside the call, until its end at most."""
+        """Run ``work`` beside the call, until its end at most; a call that is over does nothing more."""
+        if self._over:
+            work.close()
+            return
         self._running.append(self._tasks.create_task(work, name=f"{name} {self._call.id}"))
 
     async def _live(self) -> None:
@@ -129,7 +135,7 @@ class Session:
             await self._dialogue.run(self._answer)
         except ModelError as error:
             if self.kept.answered:
-                await self._do_without(config.fallback, error)
+                await self._do_without(self._dialogue.persona.config.fallback, error)
             else:
                 self._refuse(error)
 
@@ -164,7 +170,8 @@ class Session:
         """No model can speak with the caller any more."""
         self.kept.alert("model_lost", str(error))
         if fallback.lost == "transfer" and fallback.transfer_to is not None:
-            await self.transfer(fallback.transfer_to, 30.0)
+            with contextlib.suppress(ControlRefused):
+                await self.transfer(fallback.transfer_to, 30.0)
         elif fallback.lost == "message":
             await play(self._call, self._dialogue.persona.message)
         self._call.hangup(EndCause.server_error("model lost"))
@@ -175,9 +182,9 @@ class Session:
         """Send 80 ms of the caller to the model; then keep, measure and look after the silence."""
         received_at = time.monotonic()
         self._dialogue.heard(frame, at.captured_at)
+        self.kept.silence_recording(self._dialogue.withheld)
         self.kept.line(frame, at, received_at)
         self._dialogue.clock(self.kept.measures.caller_has_spoken and not self.kept.measures.caller_speaking)
-        self.kept.silence_recording(self._dialogue.withheld)
         if (verdict := self._limits.look(self.kept.measures)) is None:
             return
         match verdict.kind:

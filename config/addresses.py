@@ -83,8 +83,8 @@ def check_http_url(text: str) -> str:
 
 
 def check_transfer_target(text: str) -> str:
-    """Whom a caller is handed over to: a SIP URI (RFC 3261 section 19.1), or ``tel:`` and a number (RFC 3966)."""
-    if not re.fullmatch(r"sips?:([^\s@<>\"]+@)?[A-Za-z0-9.\-\[\]:]+(;[^\s<>\"]+)?|tel:\+?[0-9.\-()*#]+(;\S+)?", text):
+    """Whom a caller is handed over to: a SIP URI without header fields (RFC 3261 section 19.1)."""
+    if not re.fullmatch(r"sips?:([^\s@<>\"?]+@)?[A-Za-z0-9.\-\[\]:]+(;[^\s<>\"?]+)?", text):
         raise ValueError(f"must be a SIP URI, e.g. sip:200@pbx.example.com; got {text!r}")
     return text
 

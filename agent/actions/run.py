@@ -1,7 +1,6 @@
 """One run of an action: its steps, in order. A coroutine on the gateway's event loop."""
 
 import asyncio
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +14,7 @@ from agent.actions.template import UnknownVariable, expand
 from agent.actions.webhook_step import WebhookAnswer, WebhookFailed, ask
 from config.actions_schema import Action, HangUpStep, Step, TransferStep, WebhookStep
 from config.addresses import check_transfer_target
+from telephony.dtmf import check_digits
 
 log = structlog.get_logger(__name__)
 
@@ -23,7 +23,6 @@ _SAID_WITHIN_S: Final = 15.0
 _TRANSFER_GRACE_S: Final = 5.0
 _ANSWERED_WITHIN_S: Final = 30.0
 """How long the target of a transfer that a web server asked for may take to answer."""
-_KEYS: Final = re.compile(r"[0-9A-D*#]{1,64}")
 
 
 class _Over(Exception):
@@ -109,9 +108,10 @@ class Run:
         return self._controls.variables | {"dtmf": self.trigger.dtmf, "said": self.trigger.said}
 
     def _send_dtmf(self, keys: str) -> None:
-        if not _KEYS.fullmatch(keys):
-            raise _Failed("what is to be pressed is not 1 to 64 of 0-9 A-D * #")
-        self._controls.send_dtmf(keys)
+        try:
+            self._controls.send_dtmf(check_digits(keys))
+        except ValueError as error:
+            raise _Failed(str(error)) from None
 
     async def _transfer(self, step: TransferStep) -> None:
         try:

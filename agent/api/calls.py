@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, HTTPException, Path
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from agent.actions.action_runner import ActionRefused, UnknownAction
 from agent.actions.controls import ControlRefused
 from agent.session import Session
 from config.agent_schema import TransferTarget
+from telephony.dtmf import check_digits
 
 CallId = Annotated[str, Path(pattern=r"^[0-9a-f]{4,32}$", description="The call's id")]
 
@@ -42,7 +43,7 @@ class TransferTo(_Body):
 class Keys(_Body):
     """Keys to press at the caller's end."""
 
-    digits: str = Field(pattern=r"^[0-9A-D*#]{1,64}$")
+    digits: Annotated[str, AfterValidator(check_digits)]
 
 
 class SwitchTo(_Body):

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 
 from tests.peers import audio, rtp
 from tests.peers.caller import Caller, call
 from tests.peers.denwa import Denwa, denwa
+from tests.peers.rtp_capture import capture, streams, to_port
+
+pytestmark = pytest.mark.peer("tcpdump")
 
 CALLS = 12
 RELOADS = 20
@@ -22,9 +26,10 @@ NOISE = audio.noise(-20, 5, 8_000, seed=9)
 async def test_twenty_reloads_under_load(tmp_path: Path) -> None:
     """Every third one is broken and refused; no call has a gap, and each record names the call's own generation."""
     expected: dict[str, int] = {}
+    wire = tmp_path / "rtp.pcap"
     async with denwa(tmp_path, sip={"max_calls": 2 * CALLS}) as gateway:
         right = (tmp_path / "denwa.yaml").read_text()
-        async with AsyncExitStack() as calls:
+        async with capture(wire, *gateway.rtp_ports), AsyncExitStack() as calls:
             running: list[Caller] = []
             generation = 1
             for number in range(RELOADS):
@@ -37,15 +42,16 @@ async def test_twenty_reloads_under_load(tmp_path: Path) -> None:
                 generation += not broken
                 await _reload(gateway, number, generation, accepted=not broken)
             await asyncio.sleep(1)
-            heard = [list(caller.heard) for caller in running]
+            ports = [caller.rtp_port for caller in running]
         records = await gateway.wait_records(CALLS)
         health = await gateway.health()
 
     assert health["generation"] == generation == 1 + RELOADS - RELOADS // 3
     assert {record["sip_call_id"]: record["generation"] for record in records} == expected
     assert len(set(expected.values())) >= 8, "calls of many generations ran side by side"
-    for packets in heard:
-        spoken = packets[25:]  # the echo's first half second
+    found = streams(wire)
+    for port in ports:
+        spoken = to_port(found, port)[25:]  # without the echo's first half second
         assert len(spoken) > 50
         assert np.percentile(rtp.gaps(spoken), 99) < 0.04
         assert rtp.longest_silence(spoken) <= 2
