@@ -5,11 +5,13 @@ frame from that socket's callback straight back to the line: no queue and no tas
 """
 
 import asyncio
+import contextvars
+import functools
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import structlog
@@ -28,6 +30,9 @@ from model_runtime.worker.protocol import Open, SamplingOptions
 from telephony.call import Call, Frame
 
 log = structlog.get_logger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _REOPEN_PAUSE_S: Final = 0.2
 _BEGUN_WITHIN_S: Final = 1.5
@@ -71,6 +76,11 @@ class _Stay:
     def over(self, why: str | None) -> SpanPart:
         """The same, ended now."""
         return SpanPart.model_session(self._url, self._began, time.time(), step=self._step, error=why)
+
+
+def of_this_call(callback: Callable[P, T]) -> Callable[P, T]:
+    """The callback in the context of the task that runs now, so that whatever is logged in it names its call."""
+    return functools.partial(contextvars.copy_context().run, callback)
 
 
 class Dialogue:
@@ -118,7 +128,7 @@ class Dialogue:
         while True:
             stay, why = _Stay(self._part.lease.url, self._history.steps), None
             try:
-                async with self._part.lease.open(self._request(), self._on_model_frame) as conversation:
+                async with self._part.lease.open(self._request(), of_this_call(self._on_model_frame)) as conversation:
                     lost_at = None
                     self._begin(conversation)
                     answer()

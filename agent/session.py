@@ -11,7 +11,7 @@ import structlog
 from agent.actions.action_runner import Actions
 from agent.actions.controls import ControlRefused
 from agent.call_log import CallLog
-from agent.dialogue import Dialogue, Part, Step
+from agent.dialogue import Dialogue, Part, Step, of_this_call
 from agent.facilities import Facilities
 from agent.limits import SilenceLimits
 from agent.playback import play
@@ -142,8 +142,8 @@ class Session:
     def _answer(self) -> None:
         """Answer the call; does nothing once it is up."""
         if self._call.on_frame is None:
-            self._call.on_frame = self._on_line_frame
-            self._call.on_dtmf = self._on_key
+            self._call.on_frame = of_this_call(self._on_line_frame)
+            self._call.on_dtmf = of_this_call(self._on_key)
             self.kept.answering()
             self._call.answer()
             self._start(self._once_confirmed(), "confirm")

@@ -1,9 +1,10 @@
 """The API, put together."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
 from pydantic import SecretStr
 
 from agent.api.access import Access
@@ -16,6 +17,9 @@ from agent.configuration import Reloaded
 from agent.events.events import Events
 from agent.session import Session
 from agent.store.store import Store
+
+_DESCRIBED: Final = HTTPBearer(auto_error=False, description="api.token")
+"""Only says in the API's description that there is a token; ``Access`` asks for it."""
 
 
 class Operated(Protocol):
@@ -48,5 +52,6 @@ def create_api(gateway: Operated, store: Store, events: Events, token: SecretStr
         event_routes(events.stream),
         administration_routes(gateway.reload),
     ):
-        app.include_router(router, dependencies=[Depends(Access(token))])
+        app.include_router(router, dependencies=[] if token is None else [Depends(_DESCRIBED)])
+    app.add_middleware(Access, token=token)
     return app

@@ -69,6 +69,8 @@ class Caller:
         self._rtp_peer: Address | None = None
         self.heard: list[rtp.Packet] = []
         """RTP that came, with ``time.monotonic()`` of its arrival."""
+        self.spoke_at: list[float] = []
+        """``time.monotonic()`` at which each packet of the audio was sent."""
         self.ended = asyncio.Event()
         """Set when the far end has sent BYE."""
         self.ended_at: float | None = None
@@ -149,6 +151,7 @@ class Caller:
             content = next(self._audio) if key is None else key
             packet = rtp.build(kind, number, at * rtp.PACKET_SAMPLES, ssrc, content, number in (0, pressed_at))
             self._rtp.sendto(packet, self._rtp_peer)
+            self.spoke_at.append(time.monotonic())
 
     async def hangup(self) -> None:
         """Send BYE unless the far end has, and wait for its answer."""

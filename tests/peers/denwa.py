@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ from tests.peers import proc
 from tests.peers.processes import end, free_port
 
 ROOT = Path(__file__).parents[2]
+DEFAULTS = ROOT / "config" / "defaults"
 START_S = 60.0
 STOP_S = 15.0
 
@@ -78,6 +80,11 @@ class Denwa:
     async def post(self, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
         """POST to the API: the status and the answer."""
         status, answer = await self._ask("POST", path, json.dumps(body or {}))
+        return status, json.loads(answer) if answer else None
+
+    async def delete(self, path: str) -> tuple[int, Any]:
+        """DELETE at the API: the status and the answer."""
+        status, answer = await self._ask("DELETE", path)
         return status, json.loads(answer) if answer else None
 
     async def wait_records(self, count: int = 1, within_s: float = 15.0) -> list[dict[str, Any]]:
@@ -147,7 +154,7 @@ class Denwa:
         headers = {"Content-Type": "application/json"} if body is not None else {}
         base = f"http://127.0.0.1:{self.http_port}"
         try:
-            async with httpx.AsyncClient(base_url=base, timeout=30, trust_env=False) as client:
+            async with httpx.AsyncClient(base_url=base, timeout=30, trust_env=False, verify=False) as client:
                 answer = await client.request(method, path, content=body, headers=headers)
         except httpx.HTTPError:
             return 0, ""
@@ -161,14 +168,18 @@ async def denwa(
     sip: dict[str, Any] | None = None,
     models: dict[str, Any] | None = None,
     agents: dict[str, Any] | None = None,
+    shipped: bool = False,
     prefix: tuple[str, ...] = (),
     status: str = "ok",
     **sections: Any,
 ) -> AsyncIterator[Denwa]:
     """Serve on free ports of 127.0.0.1 with the agents of ``AGENTS`` and those given, each under its own name.
 
+    ``shipped``: instead of those of ``AGENTS`` with the agents and models that come with Denwa, and with its routes
+    behind those of the agents given.
+
     ``sip`` and ``models`` override keys of those sections, ``sections`` are further ones (storage: keys of it);
-    ``prefix`` goes before the command (taskset). On entry it has the ``status`` in /healthz that is given; on exit it is
+    ``prefix`` goes before the command (taskset). On entry /healthz shows the ``status`` that is given; on exit it is
     stopped and must leave with 0 and no process behind.
     """
     sip_port, http_port, rtp_first = free_port(), free_port(), _free_range()
@@ -179,7 +190,18 @@ async def denwa(
         "rate_limit": {"per_s": 200, "burst": 400},
         "drain_s": 1,
     }
-    path = write_config(folder, http_port, section | (sip or {}), models or {}, AGENTS | (agents or {}), **sections)
+    given = agents or {}
+    if shipped:
+        defaults = yaml.safe_load((DEFAULTS / "denwa.yaml").read_text())
+        shutil.copytree(DEFAULTS / "agents", folder / "agents")
+        models = defaults["models"] | (models or {})
+        own_routes = [{"called": name, "agent": name} for name in given]
+        sections = {"routes": [*sections.get("routes", own_routes), *defaults["routes"]]} | {
+            name: value for name, value in sections.items() if name != "routes"
+        }
+    else:
+        given = AGENTS | given
+    path = write_config(folder, http_port, section | (sip or {}), models or {}, given, **sections)
     log_path = folder / "log"
     process = await start(log_path, *prefix, sys.executable, "-m", "agent.cli", "serve", "--config", str(path))
     running = Denwa(folder, sip_port, http_port, (rtp_first, rtp_first + RTP_PORTS - 1), process, log_path)

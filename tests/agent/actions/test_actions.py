@@ -131,7 +131,7 @@ async def test_a_transfer_that_fails_is_told_and_the_call_goes_on() -> None:
     ("step", "why"),
     [
         ({"say": "Hello {nobody}"}, "step 1 (say): there is no variable 'nobody'"),
-        ({"send_dtmf": "{word}"}, "step 1 (send_dtmf): what is to be pressed is not 1 to 64 of 0-9 A-D * #"),
+        ({"send_dtmf": "{word}"}, "step 1 (send_dtmf): 1 to 31 of 0-9, A-D, * and # can be dialled"),
         ({"transfer": {"to": "{word}"}}, "step 1 (transfer): the target is no SIP URI once its variables are in it"),
         (
             {"transfer": {"to": "sip:a@b>,<sip:c@d"}},
