@@ -95,6 +95,14 @@ def _calls(arguments: argparse.Namespace) -> int:
     return code
 
 
+def _train(arguments: argparse.Namespace) -> int:
+    from agent import train_command
+
+    text, code = train_command.run(arguments)
+    print(text, file=sys.stderr if code else sys.stdout)
+    return code
+
+
 def _trace(arguments: argparse.Namespace) -> int:
     from agent.trace import trace
 
@@ -216,9 +224,10 @@ def _parser() -> argparse.ArgumentParser:
         "--slots", type=_count, default=1, metavar="N", help="conversations at once; default: %(default)s"
     )
 
-    from agent import calls_command
+    from agent import calls_command, train_command
 
     calls_command.add_arguments(command("calls", _calls, "the records of calls: list, show, export, purge"))
+    train_command.add_arguments(command("train", _train, "train models: run a stage, make and encode its data"))
     trace = command("trace", _trace, "where the last frames of a running call spent their time")
     trace.add_argument("call", nargs="?", default="", metavar="CALL", help="its id; without one the running calls")
     trace.add_argument("--plot", type=Path, metavar="FILE", help="also draw it, as SVG")

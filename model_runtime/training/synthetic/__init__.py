@@ -1,0 +1,1 @@
+"""Dialogues written by a script and spoken by espeak-ng. Runs in the processes of `denwa train synthesize`."""
