@@ -26,7 +26,7 @@ from agent.records.timeline import Timeline
 from agent.records.transcript import About, Transcript
 from agent.store.call_record import CallRecord
 from agent.store.retention import keep_until
-from config.audio import FRAME_S, FRAME_SAMPLES
+from config.audio import FRAME_S
 from config.redaction import Redactor
 from telephony.call import Frame, LineTime
 from telephony.end_cause import EndCause
@@ -55,7 +55,6 @@ class CallLog:
         self._transcript: Transcript | None = None
         self._recording: Recording | None = None
         self._silenced = False
-        self._position = 0
         self._times: deque[tuple[float, float]] = deque(maxlen=_UNANSWERED)
         to.store.begin(record)
         self._tell("call.started", {name: getattr(record, name) for name in _STARTED})
@@ -131,11 +130,10 @@ class CallLog:
         self.trace.answered(frame.captured_at, frame.wait_ms, frame.step_ms, step.answered_at, now, position)
         if position >= 0:
             self._timeline.played(position, step.pcm)
-            self._position = position + FRAME_SAMPLES
         if self._transcript is None:
             return
         if frame.text:
-            self._transcript.add(position if position >= 0 else self._position, frame.text, frame.scripted)
+            self._transcript.add(position, frame.text, frame.scripted)
         if frame.caller_text and self._persona.config.transcript.caller:
             heard_at_s = next((at_s for captured, at_s in self._times if captured == frame.captured_at), self.now_s)
             self._transcript.add_caller(heard_at_s - step.caller_lag_s, frame.caller_text)

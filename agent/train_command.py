@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     encoding.add_argument("dataset", type=Path, metavar="DATASET", help="a folder with data.jsonl")
     encoding.add_argument("out", type=Path, metavar="OUT")
     encoding.add_argument(
-        "--versions", type=int, default=1, metavar="N", help="the later ones with the caller's changed"
+        "--versions", type=int, default=1, metavar="N", help="the later ones have the caller's audio changed"
     )
     storing.add_argument("out", type=Path, metavar="OUT")
     storing.add_argument("--callers", type=int, required=True, metavar="N")
