@@ -21,7 +21,7 @@ from agent.store.call_record import CallRecord
 from agent.store.database import Database
 from agent.store.errors import StoreError
 from agent.store.export import ExportError, as_csv, as_json_line, export_files
-from agent.store.queries import CallFilter, find, find_by_prefix, find_of
+from agent.store.queries import CallFilter, find, find_by_prefix
 from agent.store.retention import Purged
 from agent.store.spool import Spool, records_spool
 from config.schema import Settings, StorageSettings
@@ -109,7 +109,7 @@ def purge(
 ) -> Answer:
     """Delete what is due (``expired``), everything of one caller, or every call older than so many days.
 
-    What a running gateway holds of a caller it must delete itself: ``purge_by_gateway``.
+    Where a gateway runs it must do so itself, for it holds events that wait: ``purge_by_gateway``.
     """
     if [bool(caller), older_than_days is not None, expired].count(True) != 1:
         return Answer("denwa calls purge: say which: --expired, --caller NUMBER or --older-than DAYS", _BAD_USAGE)
@@ -119,25 +119,27 @@ def purge(
     async def run(database: Database) -> Answer:
         if caller:
             spool = Spool(records_spool(storage))
-            if not dry_run:
-                ids = [record.id for record in await find_of(database, caller)]
-                await asyncio.to_thread(Webhooks.purge_folder, storage.spool / "events", ids)
             purged = await retention.delete_caller(database, spool, caller, dry_run=dry_run)
         elif older_than_days is not None:
             before = now - timedelta(days=older_than_days)
             purged = await retention.delete_before(database, before, dry_run=dry_run)
         else:
             purged = await retention.purge(database, now, dry_run=dry_run)
+        if not dry_run:
+            await asyncio.to_thread(Webhooks.purge_folder, storage.spool / "events", purged.calls)
         lines = _report(purged, dry_run)
         return Answer("\n".join(lines), 0 if purged.complete else _FAILED)
 
     return _answer(storage, run)
 
 
-def purge_by_gateway(settings: Settings, caller: str) -> Answer | None:
-    """Have the running gateway delete everything of one caller, events that wait included; None where none runs."""
+def purge_by_gateway(settings: Settings, caller: str | None, older_than_days: float | None) -> Answer | None:
+    """Have the running gateway delete, events that wait included; None where none runs."""
     try:
-        response = ask(settings, "DELETE", f"/v1/callers/{quote(caller, safe='')}")
+        if caller:
+            response = ask(settings, "DELETE", f"/v1/callers/{quote(caller, safe='')}")
+        else:
+            response = ask(settings, "POST", "/v1/purge", {"older_than_days": older_than_days})
     except NoGateway:
         return None
     if response.status_code != 200:

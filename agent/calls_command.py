@@ -9,6 +9,7 @@ from agent import calls
 from agent.check import Answer
 from agent.store.queries import CallFilter
 from config.load import default_path, load
+from config.schema import Settings
 
 _RESULTS = ("completed", "cancelled", "rejected", "failed")
 
@@ -45,21 +46,8 @@ def run(arguments: argparse.Namespace) -> Answer:
     match arguments.verb:
         case "show":
             return calls.show(storage, arguments.call)
-        case "purge" if (
-            arguments.caller
-            and not (arguments.dry_run or arguments.expired or arguments.older_than is not None)
-            and (told := calls.purge_by_gateway(settings, arguments.caller))
-        ):
-            return told
         case "purge":
-            return calls.purge(
-                storage,
-                now,
-                caller=arguments.caller,
-                older_than_days=arguments.older_than,
-                expired=arguments.expired,
-                dry_run=arguments.dry_run,
-            )
+            return _purge(settings, arguments, now)
     try:
         since = calls.parse_since(arguments.since, now) if arguments.since else None
     except ValueError as error:
@@ -71,3 +59,20 @@ def run(arguments: argparse.Namespace) -> Answer:
             return Answer("denwa calls list: --limit must be at least 1", 2)
         return calls.list_calls(storage, CallFilter(**which, limit=arguments.limit), as_json=arguments.json)
     return calls.export(storage, CallFilter(**which, limit=None), form=arguments.form, files=arguments.files)
+
+
+def _purge(settings: Settings, arguments: argparse.Namespace, now: datetime) -> Answer:
+    """By the gateway that runs, or where none does, here."""
+    which = (bool(arguments.caller), arguments.older_than is not None, arguments.expired)
+    if which.count(True) == 1 and not arguments.dry_run:
+        told = calls.purge_by_gateway(settings, arguments.caller, arguments.older_than)
+        if told is not None:
+            return told
+    return calls.purge(
+        settings.storage,
+        now,
+        caller=arguments.caller,
+        older_than_days=arguments.older_than,
+        expired=arguments.expired,
+        dry_run=arguments.dry_run,
+    )

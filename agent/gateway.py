@@ -286,8 +286,7 @@ class Gateway:
         while True:
             try:
                 purged = await self._facilities.store.purge(datetime.now(UTC))
-                if purged.anything or not purged.complete:
-                    log.info("store.purged", **asdict(purged))
+                await self._facilities.events.purge(purged.calls)
             except (StoreError, OSError) as error:
                 log.warning("store.not_purged", error=str(error))
             await asyncio.sleep(_PURGE_EVERY_S)

@@ -46,7 +46,12 @@ class Redactor:
     def spans(self, text: str) -> list[tuple[int, int, str]]:
         """Where things were found: start, end and name, in order, none overlapping another."""
         found = sorted(
-            (match.start(), match.end(), name) for name, pattern in self._patterns for match in pattern.finditer(text)
+            (
+                (match.start(), match.end(), name)
+                for name, pattern in self._patterns
+                for match in pattern.finditer(text)
+            ),
+            key=lambda span: (span[0], -span[1]),  # of two that begin together the longer one tells what it is
         )
         kept: list[tuple[int, int, str]] = []
         for start, end, name in found:

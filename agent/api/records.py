@@ -1,23 +1,39 @@
 """/v1/records and /v1/callers: what is kept of calls that have ended, and its deletion."""
 
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
 
 from agent.events.events import Events
 from agent.store.call_record import Result
 from agent.store.errors import StoreError
 from agent.store.queries import CallFilter
+from agent.store.retention import Purged
 from agent.store.store import Store
 
 _MOST = 1_000
 
 
+class PurgeOrder(BaseModel):
+    """What is to be deleted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    older_than_days: float | None = Field(None, ge=0, le=36_500)
+    """None: what is due by its agent's retention."""
+
+
 def record_routes(store: Store, events: Events) -> APIRouter:
     """The routes over records."""
     router = APIRouter(prefix="/v1", tags=["records"])
+
+    async def told(purged: Purged) -> dict[str, Any]:
+        """Delete what waits to be told of the calls too, and say what was deleted."""
+        await events.purge(purged.calls)
+        return asdict(purged) | {"complete": purged.complete}
 
     @router.get("/records", summary="Calls that have ended, the latest first")
     async def records(
@@ -47,10 +63,19 @@ def record_routes(store: Store, events: Events) -> APIRouter:
     @router.delete("/callers/{number}", summary="Delete everything that is kept of one caller")
     async def forget(number: str) -> dict[str, Any]:
         try:
-            await events.purge([record.id for record in await store.calls_of(number)])
             purged = await store.delete_caller(number)
         except StoreError as error:
             raise HTTPException(503, str(error)) from None
-        return asdict(purged) | {"complete": purged.complete}
+        return await told(purged)
+
+    @router.post("/purge", summary="Delete what is due, or every call that is older than so many days")
+    async def purge(body: PurgeOrder) -> dict[str, Any]:
+        now = datetime.now(UTC)
+        try:
+            if body.older_than_days is None:
+                return await told(await store.purge(now))
+            return await told(await store.delete_before(now - timedelta(days=body.older_than_days)))
+        except StoreError as error:
+            raise HTTPException(503, str(error)) from None
 
     return router

@@ -38,6 +38,8 @@ class Purged:
     """Files of words: transcripts in all their forms."""
     kept: list[str] = field(default_factory=list)
     """Files that could not be removed; the next purge tries again."""
+    calls: list[str] = field(default_factory=list)
+    """Ids of calls whose words or record went: what waits to be told of them must go too."""
     running: list[str] = field(default_factory=list)
     """Ids of calls that run, and were left alone."""
     erased: bool = True
@@ -124,6 +126,8 @@ def _strip(
                 continue
             left = await asyncio.to_thread(_remove_files, record, names, purged, dry_run)
             files = {name: path for name, path in record.files.items() if name not in names or name in left}
+            if names is TEXTS:
+                purged.calls.append(record.id)
             if not dry_run and files != record.files:
                 async with database.connection(write=True) as connection:
                     await connection.execute(sa.update(calls).where(calls.c.id == record.id).values(files=files))
@@ -140,6 +144,7 @@ def _delete(database: Database, purged: Purged, dry_run: bool) -> Callable[[list
             if not await asyncio.to_thread(_remove_files, record, FILES, purged, dry_run):
                 ids.append(record.id)
         purged.records += len(ids)
+        purged.calls += ids
         for start in range(0, 0 if dry_run else len(ids), _PAGE):
             async with database.connection(write=True) as connection:
                 await connection.execute(sa.delete(calls).where(calls.c.id.in_(ids[start : start + _PAGE])))

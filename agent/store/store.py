@@ -127,6 +127,10 @@ class Store:
         await self._delivery.adopt()
         return await retention.purge(self._database, now)
 
+    async def delete_before(self, moment: datetime) -> Purged:
+        """Delete every call that ended before, whatever its agent's retention."""
+        return await retention.delete_before(self._database, moment)
+
     async def delete_caller(self, number: str) -> Purged:
         """Delete everything of one caller; calls that run are named in ``running`` and left alone."""
         return await retention.delete_caller(self._database, self._spool, number)
