@@ -115,6 +115,7 @@ class Receiver:
     def close(self) -> None:
         """Stop sending; idempotent. ``run`` returns when what is left has been written."""
         self._closed.set()
+        self._unread.set()
 
     async def run(self) -> None:
         """Send until closed. A fault of ours is logged and begun anew, for it must not cost the gateway."""
@@ -136,20 +137,20 @@ class Receiver:
             log.info("webhook.resumed", receiver=self.name, waiting=len(found))
         try:
             async with asyncio.TaskGroup() as tasks:
-                parts = [
-                    tasks.create_task(self._write(), name=f"webhook journal {self.name}"),
-                    tasks.create_task(self._send(), name=f"webhook {self.name}"),
-                ]
+                tasks.create_task(self._write(), name=f"webhook journal {self.name}")
+                sending = tasks.create_task(self._send(), name=f"webhook {self.name}")
                 await self._closed.wait()
-                for part in parts:
-                    part.cancel()
+                sending.cancel()
         finally:
             await self._flush()
             await self._on_disk(self._journal.close)
 
     async def _write(self) -> None:
-        """Bring to disk what is new and what is done, together with whatever came meanwhile."""
-        while True:
+        """Bring to disk what is new and what is done, together with whatever came meanwhile.
+
+        Ends by itself once closed: cancelled on its way to the disk, what it had taken would be lost.
+        """
+        while not self._closed.is_set():
             await self._unread.wait()
             self._unread.clear()
             await self._flush()

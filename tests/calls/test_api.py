@@ -50,7 +50,7 @@ GUARDED = {
         ("POST", f"/v1/calls/{{call}}/{verb}")
         for verb in ("say", "hangup", "transfer", "dtmf", "agent", "actions/{name}")
     ),
-    *(("DELETE", "/v1/callers/{number}"), ("POST", "/v1/reload")),
+    *(("DELETE", "/v1/callers/{number}"), ("POST", "/v1/reload"), ("POST", "/v1/purge")),
 }
 
 
@@ -156,7 +156,7 @@ async def test_the_api_describes_itself(gateway: Denwa) -> None:
     assert routes.keys() == OPEN | GUARDED
     assert all(len(about["summary"]) > 5 for about in routes.values())
     with_body = {path.rsplit("/", 1)[1] for (_, path), about in routes.items() if "requestBody" in about}
-    assert with_body == {"say", "hangup", "transfer", "dtmf", "agent"}
+    assert with_body == {"say", "hangup", "transfer", "dtmf", "agent", "purge"}
 
 
 async def test_health(gateway: Denwa, tmp_path: Path) -> None:

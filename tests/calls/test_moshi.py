@@ -119,7 +119,7 @@ async def test_callers_hear_what_the_model_says_offline(tmp_path: Path) -> None:
             talks = [_talk(name, gateway.sip_port, tmp_path, seed) for name, seed in AGENT_SEEDS.items()]
             recordings = dict(zip(agents, await asyncio.gather(*talks), strict=True))
             calls = {line["called"]: line["call"] for line in await gateway.wait_log("call.started", len(agents))}
-            await gateway.wait_log("call.ended", len(agents))
+            await gateway.wait_records(len(agents))
             disturbances = {
                 line["call"]: _disturbances(line) for line in await gateway.wait_log("call over", len(agents))
             }
@@ -165,4 +165,4 @@ def _transcript(folder: Path, call_id: str) -> str:
     """The agent's words of a call, from its file."""
     (path,) = (folder / "transcripts").glob(f"*{call_id}*.jsonl")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return "".join(line["text"] for line in lines if line["speaker"] == "agent")
+    return "".join(line.get("text", "") for line in lines if line.get("speaker") == "agent")

@@ -62,7 +62,7 @@ class DirectCaller(Caller):
         self.refer_answer = "202 Accepted"
         self._payload_type = payload_type
         if payload_type == 9:
-            self._audio = _g722(audio)
+            self.say(_g722(audio))
 
     def _offer(self) -> str:
         kind = self._payload_type
