@@ -9,7 +9,7 @@ from model_runtime.errors import ModelError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the verbs run, export, plot, synthesize, encode and store."""
+    """Describe the verbs run, export, plot, synthesize, encode, store and embedded."""
     verbs = parser.add_subparsers(required=True, dest="verb", metavar="VERB")
 
     def verb(name: str, run: Callable[[argparse.Namespace], str], text: str) -> argparse.ArgumentParser:
@@ -44,17 +44,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     storing.add_argument("out", type=Path, metavar="OUT")
     storing.add_argument("--callers", type=int, required=True, metavar="N")
+    embedding = verb("embedded", _embedded, "train a small agent from nothing: codec, language model, checkpoint")
+    embedding.add_argument("out", type=Path, metavar="OUT", help="the folder that keeps it all; what is there stays")
+    budget = embedding.add_mutually_exclusive_group()
+    budget.add_argument("--hours", type=float, metavar="N", help="about what one CPU core does in so long; default: 3")
+    budget.add_argument("--minutes", type=float, metavar="N")
+    embedding.add_argument("--codec", type=Path, metavar="PATH", help="a codec that is trained already")
+    embedding.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu or cuda; default: %(default)s")
     for each in (encoding, storing):
         each.add_argument("--codec", required=True, metavar="PATH", help="a checkpoint with a codec")
         each.add_argument("--device", default="cpu", metavar="DEVICE")
-    for each in (speaking, storing):
+    for each in (speaking, storing, embedding):
         each.add_argument("--world", type=Path, metavar="YAML", help="default: the front desk that comes with Denwa")
+        each.add_argument("--processes", type=int, default=1, metavar="N", help="default: %(default)s")
+    for each in (speaking, storing):
         each.add_argument("--voices", choices=("train", "held", "far"), default="train", help="default: %(default)s")
         each.add_argument(
             "--wording", choices=("seen", "combination", "unseen"), default="seen", help="default: %(default)s"
         )
-        each.add_argument("--processes", type=int, default=1, metavar="N", help="default: %(default)s")
-    for each in (speaking, encoding, storing):
+    for each in (speaking, encoding, storing, embedding):
         each.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
 
 
@@ -128,3 +136,19 @@ def _store(arguments: argparse.Namespace) -> str:
         processes=arguments.processes,
     )
     return f"encoded {arguments.callers} callers into {arguments.out}"
+
+
+def _embedded(arguments: argparse.Namespace) -> str:
+    from model_runtime.training.embedded import Recipe, train_embedded
+    from model_runtime.training.synthetic.script import FRONT_DESK
+
+    minutes = arguments.minutes if arguments.minutes is not None else 60 * (arguments.hours or 3.0)
+    checkpoint = train_embedded(
+        arguments.out,
+        Recipe.within(minutes, codec=arguments.codec is None, seed=arguments.seed),
+        codec=arguments.codec,
+        world=arguments.world or FRONT_DESK,
+        processes=arguments.processes,
+        device=arguments.device,
+    )
+    return f"trained; the checkpoint is {checkpoint}"

@@ -68,10 +68,13 @@ class TeacherForcing(nn.Module):
         super().__init__()
         self.lm = lm
 
-    def forward(self, columns: Tensor, rows: Tensor | None = None) -> Logits:
-        """Logits for the columns from 1 on of ``columns [B, K, T + 1]``; audio for the frames ``rows [N]``, or all."""
+    def forward(self, columns: Tensor, rows: Tensor | None = None, heard: Tensor | None = None) -> Logits:
+        """Logits for the columns from 1 on of ``columns [B, K, T + 1]``; audio for the frames ``rows [N]``, or all.
+
+        ``heard [B, K, T]`` is what the temporal transformer is given, where that is not the columns.
+        """
         lm = self.lm
-        hidden, text = lm(columns[..., :-1])  # [B, T, dim], [B, T, text_card]
+        hidden, text = lm(columns[..., :-1] if heard is None else heard)  # [B, T, dim], [B, T, text_card]
         flat = hidden.flatten(0, 1)
         if rows is None:
             rows = torch.arange(len(flat), device=flat.device)

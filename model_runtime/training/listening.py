@@ -42,13 +42,18 @@ class ListeningTask(LanguageModelTask):
         return torch.cat([super().weigh(batch), torch.stack(counts)])
 
     def forward(self, batch: Batch, norms: Tensor, random: torch.Generator) -> dict[str, Tensor]:
-        """As the language model's, with ``heard`` and ``meant``: a frame's label is told from what came before it."""
-        losses, hidden = self.losses(batch, norms)
+        """As the language model's, with ``heard`` and ``meant``, and the part of each that the heads tell right.
+
+        A frame's label is told from what came before it.
+        """
+        losses, hidden = self.losses(batch, norms, random)
         for name, labels, norm in zip(("heard", "meant"), self._labels(batch), norms[2:], strict=True):
             logits = self.head[name](hidden)
             value = weighted_cross_entropy(logits, labels, (labels >= 0).float(), norm)
             losses["loss"] = losses["loss"] + getattr(self._listening, name) * value
             losses[name] = value.detach()
+            right = ((logits.argmax(-1) == labels) & (labels >= 0)).sum().double()
+            losses[f"{name}_right"] = right / norm.clamp(min=1)
         return losses
 
     @staticmethod

@@ -24,6 +24,7 @@ from model_runtime.training.export import (
 from model_runtime.training.listening import ListeningTask
 from model_runtime.training.lora import add_adapters
 from model_runtime.training.mimi_task import MimiTask, initialise
+from model_runtime.training.projected import project_codebooks, settle_tables
 from model_runtime.training.stages import ModelSettings, Stage, StageError, read_fields
 from model_runtime.training.tasks import LanguageModelTask, Task
 
@@ -50,6 +51,7 @@ def export_task(task: Task[Any], stage: Stage, folder: Path, *, merge: bool = Fa
     if isinstance(task, MimiTask):
         return export_mimi(task.mimi, folder)
     assert isinstance(task, LanguageModelTask)
+    settle_tables(task.lm)
     base, dtype = stage.model.checkpoint, torch.bfloat16 if stage.model.dtype == "bfloat16" else torch.float32
     keys: Mapping[str, Any] = {} if base is None else config_keys(locate(base))
     if stage.model.lora is not None and not merge:
@@ -71,7 +73,11 @@ def _language_model(settings: ModelSettings, random: torch.Generator) -> Languag
             config = _with_delay(config, settings.acoustic_delay)
         lm = new_language_model(config, random)
     if settings.user_embeddings_from is not None:
-        embed_codebooks(lm, load_mimi(settings.user_embeddings_from), random)
+        mimi = load_mimi(settings.user_embeddings_from, codebooks=lm.config.n_q - lm.config.n_q // 2)
+        if settings.user_embeddings == "projected":
+            project_codebooks(lm, mimi, None if settings.checkpoint is not None else random)
+        else:
+            embed_codebooks(lm, mimi, random)
     lm = lm.to(dtype)
     return lm if settings.lora is None else add_adapters(lm, settings.lora, random, embeddings=settings.lora_embeddings)
 

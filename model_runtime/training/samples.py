@@ -75,25 +75,31 @@ def _sample_codec(task: MimiTask, audio: Tensor, path: Path) -> str:
     return str(path)
 
 
-@torch.no_grad()
 def converse(lm: LanguageModel, user: Tensor) -> Tensor:
     """Text and own codes ``[1 + dep_q, T']`` that ``lm`` answers with, greedily, to the codes ``user [n_user, T]``.
 
     As the runtime steps; the first ``max(delays)`` frames give nothing.
     """
-    device = lm.text_emb.weight.device
+    return converse_with_all(lm, user[None])[0]
+
+
+@torch.no_grad()
+def converse_with_all(lm: LanguageModel, user: Tensor) -> Tensor:
+    """What ``converse`` gives, for several callers ``[B, n_user, T]`` at once: ``[B, 1 + dep_q, T']``."""
+    device, batch = lm.text_emb.weight.device, len(user)
     grid = TokenGrid(lm.config, device)
-    state, heard, everyone = lm.new_state(1), grid.new_state(1), torch.ones(1, dtype=torch.bool, device=device)
+    everyone = torch.ones(batch, dtype=torch.bool, device=device)
+    state, heard = lm.new_state(batch), grid.new_state(batch)
     said = []
-    for codes in user.to(device).T:
-        grid.hear(heard, codes[None], everyone)
+    for codes in user.to(device).unbind(-1):  # [B, n_user]
+        grid.hear(heard, codes, everyone)
         hidden, logits = lm.step(grid.inputs(heard, everyone), state, everyone)
         text = logits.argmax(-1)
         own = lm.generate_codes(hidden, text, lambda _, scores: scores.argmax(-1))
         complete, ready = grid.say(heard, text, own, everyone)
-        if bool(ready):
-            said.append(complete[0, : 1 + lm.config.dep_q])
-    return torch.stack(said, dim=1) if said else torch.empty(1 + lm.config.dep_q, 0, dtype=torch.long)
+        if bool(ready.all()):  # they all began together
+            said.append(complete[:, : 1 + lm.config.dep_q])
+    return torch.stack(said, dim=2) if said else torch.empty(batch, 1 + lm.config.dep_q, 0, dtype=torch.long)
 
 
 def transcript(tokenizer: TextTokenizer, text: Tensor) -> str:

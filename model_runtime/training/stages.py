@@ -44,7 +44,9 @@ class ModelSettings:
     acoustic_delay: int | None = None
     """Frames by which acoustic codes lag, where it is not the checkpoint's."""
     user_embeddings_from: str | None = None
-    """A codec, from whose codebooks the embeddings of the caller's codes start (reference/tiny.md, part C)."""
+    """A codec, from whose codebooks the embeddings of the caller's codes are made (reference/tiny.md, part C)."""
+    user_embeddings: Literal["tables", "projected"] = "tables"
+    """Whether they only start so and are learnt row by row, or only a projection of them is learnt (projected.py)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights; adapters are always float32."""
     codebooks: int = 8

@@ -43,6 +43,18 @@ class Task(nn.Module, Generic[Item]):
 
 
 @dataclass(frozen=True)
+class Corruption:
+    """Which part of the tokens that are given, not of those that are wanted, is replaced by random ones.
+
+    A model that has only ever been given the truth is lost after its first mistake.
+    """
+
+    text: float = 0.0
+    own: float = 0.0
+    user: float = 0.0
+
+
+@dataclass(frozen=True)
 class LanguageModelTaskSettings:
     """How a language model is trained, beside its optimizer."""
 
@@ -52,6 +64,7 @@ class LanguageModelTaskSettings:
     depth_share: float = 1.0
     """Part of the frames, drawn at random, whose audio codes count; the depth transformer is passed only for these."""
     gradient_checkpointing: bool = False
+    corruption: Corruption = field(default_factory=Corruption)
 
 
 class LanguageModelTask(Task[Batch]):
@@ -91,20 +104,32 @@ class LanguageModelTask(Task[Batch]):
 
     def forward(self, batch: Batch, norms: Tensor, random: torch.Generator) -> dict[str, Tensor]:
         """``loss`` and its parts ``text`` and ``audio``."""
-        return self.losses(batch, norms)[0]
+        return self.losses(batch, norms, random)[0]
 
-    def losses(self, batch: Batch, norms: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def losses(self, batch: Batch, norms: Tensor, random: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
         """The losses, and what the temporal transformer has made of each frame: hidden ``[B, T, dim]``."""
         columns, targets, weights = self._targets(batch)
         audio_weights = weights[:, 1:].transpose(1, 2).flatten(0, 1)  # [B * T, dep_q]
         rows = audio_weights.any(1).nonzero().squeeze(1)
         if not len(rows):  # at least one frame without weight, so that every parameter has a gradient in every process
             rows = torch.zeros(1, dtype=torch.long, device=columns.device)
-        logits = self.forcing(columns, rows)
+        logits = self.forcing(columns, rows, self._corrupted(columns[..., :-1], random))
         text = weighted_cross_entropy(logits.text, targets[:, 0], weights[:, 0], norms[0])
         codes = targets[:, 1:].transpose(1, 2).flatten(0, 1)[rows]
         audio = weighted_cross_entropy(logits.audio, codes, audio_weights[rows], norms[1])
         return {"loss": text + audio, "text": text.detach(), "audio": audio.detach()}, logits.hidden
+
+    def _corrupted(self, given: Tensor, random: torch.Generator) -> Tensor:
+        """What the temporal transformer is given in training instead of ``given [B, K, T]``."""
+        config, settings = self.lm.config, self._settings.corruption
+        if not self.training or settings == Corruption():
+            return given
+        device, user = given.device, config.n_q - self._own
+        shares = torch.tensor([settings.text] + [settings.own] * self._own + [settings.user] * user)
+        cards = torch.tensor([config.text_card] + [config.card] * config.n_q)
+        wrong = torch.rand(given.shape, generator=random) < shares[:, None]
+        drawn = (torch.rand(given.shape, generator=random) * cards[:, None]).long()
+        return torch.where(wrong.to(device) & (given >= 0), drawn.to(device), given)
 
     def layers(self) -> list[nn.Module]:
         """The layers of the temporal transformer."""

@@ -200,12 +200,13 @@ class World:
     @cached_property
     def _templates(self) -> dict[tuple[str, str], list[list[str]]]:
         """Per intent and wording, the sentences of each rule that has any."""
+        aside: tuple[Wording, ...] = ("combination", "unseen")
         found: dict[tuple[str, str], list[list[str]]] = {}
         for name, intent in self.intents.items():
             rules = [[each for each in rule if not is_held(each)] for rule in intent.combinations]
             found[name, "seen"] = [rule for rule in rules if rule]
-            found[name, "combination"] = [intent.templates("combination")]
-            found[name, "unseen"] = [intent.templates("unseen")]
+            for wording in aside:
+                found[name, wording] = [made] if (made := intent.templates(wording)) else []
         return found
 
     def _filled(self, say: str) -> Iterator[str]:

@@ -46,6 +46,7 @@ def test_what_is_heard_can_be_told_from_what_came_before(tmp_path: Path) -> None
     rows = read_rows(tmp_path / "train.csv")
     for name in ("heard", "meant"):
         assert float(rows[-1][name]) < 0.3 * float(rows[0][name])
+        assert float(rows[0][f"{name}_right"]) < 0.5 < float(rows[-1][f"{name}_right"]) <= 1
         assert float(rows[-1]["text"]) == 0
     load_language_model(exported)
 

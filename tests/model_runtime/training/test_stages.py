@@ -26,6 +26,8 @@ from tests.model_runtime.training.toys import ToySource, toy_audio, toy_batch
 
 TOY_LM = replace(SMALL_LM, text_card=320)
 STAGES = ("helium", "pre_training", "post_training", "fine_tuning", "instruct", "lora")
+CODECS = ("mimi", "mimi_small")
+EMBEDDED = ("embedded_listening", "embedded_dialogue")
 
 
 def toy(stage: Stage, checkpoint: Path | None, **trainer: Any) -> Stage:
@@ -85,7 +87,7 @@ def test_the_papers_stages_follow_one_another(tmp_path: Path) -> None:
     moshi.step(torch.zeros(1, 1, 1920), torch.ones(1, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("name", ["mimi", "mimi_small"])
+@pytest.mark.parametrize("name", CODECS)
 def test_codec_stages(tmp_path: Path, name: str) -> None:
     """A codec is trained with the stage's losses, and the runtime loads it."""
     codec = train(toy(read_stage(Path(name)), None), tmp_path, open_toys)
@@ -131,13 +133,13 @@ def test_faults_of_a_stage_are_named_by_place() -> None:
         "mimi.codebooks.decay: float is needed, got []",
     ):
         assert fault in str(caught.value)
-    with pytest.raises(StageError, match="stages by name: fine_tuning, helium"):
+    with pytest.raises(StageError, match="stages by name: embedded_dialogue, embedded_listening, fine_tuning, helium"):
         read_stage(Path("nowhere"))
 
 
 def test_all_stages_can_be_read() -> None:
     """The stages that come with Denwa name themselves by their files."""
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*STAGES, "mimi", "mimi_small"}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*STAGES, *CODECS, *EMBEDDED}
     for path in CONFIGS.glob("*.yaml"):
         assert read_stage(path).name == path.stem
 
