@@ -69,11 +69,6 @@ class CallLog:
         """The time on the call's clock: how much of the line has come."""
         return self._timeline.now_s
 
-    @property
-    def record(self) -> CallRecord:
-        """The call's record so far."""
-        return self._record
-
     def status(self) -> dict[str, Any]:
         """What the API tells of the running call."""
         record = self._record

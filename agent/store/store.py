@@ -22,7 +22,7 @@ from agent.store.adoption import FinishTranscript
 from agent.store.call_record import CallRecord
 from agent.store.database import USE_S, Database
 from agent.store.delivery import Delivery
-from agent.store.queries import CallFilter, find, find_of, find_one
+from agent.store.queries import CallFilter, find, find_one
 from agent.store.retention import Purged
 from agent.store.spool import Spool
 
@@ -117,10 +117,6 @@ class Store:
     async def call(self, call_id: str) -> CallRecord | None:
         """The record of one call."""
         return await find_one(self._database, call_id)
-
-    async def calls_of(self, number: str) -> list[CallRecord]:
-        """What ``delete_caller`` would delete from the database: calls from the number, and outbound calls to it."""
-        return await find_of(self._database, number)
 
     async def purge(self, now: datetime) -> Purged:
         """Delete what is due; make records of the calls of other gateways on this spool that died."""
