@@ -103,6 +103,14 @@ def _train(arguments: argparse.Namespace) -> int:
     return code
 
 
+def _eval(arguments: argparse.Namespace) -> int:
+    from agent import eval_command
+
+    text, code = eval_command.run(arguments)
+    print(text, file=sys.stderr if code == BAD_USAGE else sys.stdout)
+    return code
+
+
 def _trace(arguments: argparse.Namespace) -> int:
     from agent.trace import trace
 
@@ -224,10 +232,11 @@ def _parser() -> argparse.ArgumentParser:
         "--slots", type=_count, default=1, metavar="N", help="conversations at once; default: %(default)s"
     )
 
-    from agent import calls_command, train_command
+    from agent import calls_command, eval_command, train_command
 
     calls_command.add_arguments(command("calls", _calls, "the records of calls: list, show, export, purge"))
     train_command.add_arguments(command("train", _train, "train models: run a stage, make and encode its data"))
+    eval_command.add_arguments(command("eval", _eval, "hold simulated calls with a model or a gateway, and score them"))
     trace = command("trace", _trace, "where the last frames of a running call spent their time")
     trace.add_argument("call", nargs="?", default="", metavar="CALL", help="its id; without one the running calls")
     trace.add_argument("--plot", type=Path, metavar="FILE", help="also draw it, as SVG")
