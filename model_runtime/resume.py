@@ -89,6 +89,8 @@ def begin(
         state = moshi.lm_state.transformer
         for ring, target in zip(prompt.state.transformer.rings, state.rings, strict=True):
             copy_slot(ring, 0, target, slot)
+        for there, convolved in zip(moshi.lm_state.user, prompt.state.user, strict=True):
+            there[slot] = convolved[0]
         state.offset[slot] = before
         if moshi.pins:
             moshi.lm.transformer.pin(state, slot, min(before, moshi.pins))
@@ -121,7 +123,7 @@ def _prefill(
     """Take in what the steps from ``position`` on read, ``columns [T, K]``, the first M as ``embeddings [M, dim]``."""
     at_once = min(_STEPS_AT_ONCE, state.transformer.rings[0].capacity)
     for first in range(0, len(columns), at_once):
-        inputs = moshi.lm.embed(columns[first : first + at_once])
+        inputs = moshi.lm.embed(columns[first : first + at_once], state, slot)
         if embeddings is not None and first < len(embeddings):
             given = embeddings[first : first + at_once]
             inputs = torch.cat([given.to(inputs), inputs[len(given) :]])

@@ -138,6 +138,8 @@ class LanguageModelConfig:
     """Which set of weights each depth step uses; None: one set per step."""
     depformer_low_rank_embeddings: int | None = None
     """Width of the depth transformer's token embeddings before they are projected to its own."""
+    user_convolutions: tuple[int, ...] = ()
+    """Dilations of causal convolutions over the caller's stream, which Moshi has none of (lm/user_convolutions.py)."""
     extra_heads_num_heads: int = 0
     """Linear heads beside the text head; a speech-to-text model predicts pauses with them."""
     extra_heads_dim: int = 6
@@ -158,6 +160,11 @@ class LanguageModelConfig:
                 raise ValueError(
                     f"width {stack.dim}, {stack.num_heads} heads and kv_repeat {stack.kv_repeat} do not divide evenly"
                 )
+
+    @property
+    def own_q(self) -> int:
+        """Own audio codes among the streams, generated or not; the others are the caller's."""
+        return self.dep_q if self.dep_q < self.n_q else self.n_q // 2
 
     @property
     def depth_schedule(self) -> tuple[int, ...]:

@@ -197,7 +197,10 @@ def _mistyped(shapes: Mapping[str, object]) -> list[str]:
     for key, value in shapes.items():
         if key in _CHOICES:
             continue
-        if key in ("delays", "depformer_weights_per_step_schedule"):
+        if key == "user_convolutions":
+            fits = isinstance(value, list) and all(type(item) is int and 1 <= item <= _LONGEST for item in value)
+            wanted = f"a list of integers from 1 to {_LONGEST}"
+        elif key in ("delays", "depformer_weights_per_step_schedule"):
             fits = isinstance(value, list) and all(type(item) is int for item in value)
             wanted = "a list of integers"
         elif key in ("hidden_scale", "max_period"):
@@ -216,6 +219,7 @@ def _mistyped(shapes: Mapping[str, object]) -> list[str]:
 
 
 _MOST: Final = 2**20  # what is larger is no model's size
+_LONGEST: Final = 64  # frames: 5 s
 _OPTIONAL: Final = (
     "depformer_weights_per_step_schedule",
     "depformer_low_rank_embeddings",
@@ -246,7 +250,7 @@ def _completed(shapes: Mapping[str, Any], model_type: str) -> dict[str, Any]:
     return full
 
 
-_LISTS: Final = ("delays", "depformer_weights_per_step_schedule")
+_LISTS: Final = ("delays", "depformer_weights_per_step_schedule", "user_convolutions")
 
 
 def _lora(keys: Mapping[str, object], source: str) -> LoraConfig | None:

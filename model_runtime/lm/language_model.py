@@ -3,7 +3,7 @@
 Parameter names are those of the published checkpoints, hence the flat ``depformer_*`` and ``linears``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from model_runtime.checkpoint.config import LanguageModelConfig
 from model_runtime.layout import by_column
 from model_runtime.lm.depth import DepthCache, DepthTransformer
+from model_runtime.lm.user_convolutions import UserConvolutions
 from model_runtime.transformer import Transformer, TransformerState, norm_layer
 
 Choose = Callable[[int, Tensor], Tensor]
@@ -24,6 +25,7 @@ class LanguageModelState:
     """What the temporal transformer remembers of each slot."""
 
     transformer: TransformerState
+    user: list[Tensor]  # of the caller's convolutions, where there are some: [B, past, dim] each
 
 
 class TokenEmbedding(nn.Embedding):
@@ -48,6 +50,7 @@ class LanguageModel(nn.Module):
         dim, depth, rank = config.dim, config.depformer_dim, config.depformer_low_rank_embeddings
         self.text_emb = nn.Embedding(config.text_card + 1, dim)
         self.emb = nn.ModuleList(nn.Embedding(config.card + 1, dim) for _ in range(config.n_q))
+        self.user_convolutions = UserConvolutions(dim, config.user_convolutions, config.norm)
         self.transformer = Transformer(config.temporal)
         self.out_norm = norm_layer(config.norm, dim)
         self.text_linear = nn.Linear(dim, config.text_card_generated, bias=False)
@@ -73,15 +76,18 @@ class LanguageModel(nn.Module):
 
         Up to ``pins`` first steps can be pinned (``Transformer.pin``).
         """
-        return LanguageModelState(self.transformer.new_state(slots, ring, pins))
+        return LanguageModelState(
+            self.transformer.new_state(slots, ring, pins), self.user_convolutions.new_state(slots)
+        )
 
     def prefill(self, inputs: Tensor, state: LanguageModelState, slot: int, position: int) -> None:
         """Take in the next steps of one slot, embedded as ``inputs [T, dim]``, in one pass."""
         self.transformer.prefill(inputs[None], state.transformer, slot, position)
 
-    def embed(self, columns: Tensor) -> Tensor:
-        """What the temporal transformer is given for grid columns ``[T, K]``: ``[T, dim]``."""
-        return self._embed(columns.T[None])[0]
+    def embed(self, columns: Tensor, state: LanguageModelState, slot: int) -> Tensor:
+        """What the temporal transformer is given for the next grid columns ``[T, K]`` of a slot: ``[T, dim]``."""
+        user = [each[slot : slot + 1] for each in state.user]
+        return self._embed(columns.T[None], user, torch.ones(1, dtype=torch.bool, device=columns.device))[0]
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Whole sequences: hidden ``[B, T, dim]`` and text logits ``[B, T, text_card]`` of inputs ``[B, K, T]``.
@@ -97,7 +103,8 @@ class LanguageModel(nn.Module):
         The state of slots outside ``mask [B]`` stays as it is, and their output means nothing.
         """
         assert tokens.shape[1:] == (self.config.streams,), tokens.shape
-        hidden, logits = self._heads(self.transformer(self._embed(tokens[..., None]), state.transformer, mask))
+        embedded = self._embed(tokens[..., None], state.user, mask)
+        hidden, logits = self._heads(self.transformer(embedded, state.transformer, mask))
         return hidden[:, 0], logits[:, 0].float()
 
     def generate_codes(self, hidden: Tensor, text: Tensor, choose: Choose) -> Tensor:
@@ -150,14 +157,30 @@ class LanguageModel(nn.Module):
         logits = [head(hidden).float() for head in self.extra_heads]
         return torch.stack(logits, dim=1).softmax(-1)
 
-    def _embed(self, tokens: Tensor) -> Tensor:
-        """The sum of all streams' embeddings ``[B, T, dim]`` of ``tokens [B, K, T]``; negative tokens add nothing."""
-        present = tokens >= 0
-        text, *audio = tokens.clamp(min=0).unbind(1)  # [B, T] each
-        streams = [self.text_emb(text), *(table(row) for table, row in zip(self.emb, audio, strict=True))]
-        stacked = torch.stack(streams, dim=1)  # [B, K, T, dim]
-        return (stacked * present[..., None].to(stacked.dtype)).sum(1)
+    def hear(self, codes: Tensor, state: Sequence[Tensor] | None = None, mask: Tensor | None = None) -> Tensor:
+        """What the caller's ``codes [B, n_q - own, T]`` bring to the temporal transformer: ``[B, T, dim]``.
+
+        A whole sequence, or with ``state`` the next T frames of the slots in ``mask [B]``.
+        """
+        heard: Tensor = self.user_convolutions(_summed([*self.emb][-codes.shape[1] :], codes), state, mask)
+        return heard
+
+    def _embed(self, tokens: Tensor, state: Sequence[Tensor] | None = None, mask: Tensor | None = None) -> Tensor:
+        """The sum of all streams ``[B, T, dim]`` of ``tokens [B, K, T]``; negative tokens add nothing."""
+        if not len(self.user_convolutions):
+            return _summed([self.text_emb, *self.emb], tokens)
+        own = 1 + self.config.own_q
+        tables = [self.text_emb, *self.emb][:own]
+        return _summed(tables, tokens[:, :own]) + self.hear(tokens[:, own:], state, mask)
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
         hidden: Tensor = self.out_norm(x)
         return hidden, self.text_linear(hidden)
+
+
+def _summed(tables: Iterable[nn.Module], tokens: Tensor) -> Tensor:
+    """The sum of embeddings ``[B, T, dim]`` of ``tokens [B, K, T]``, a table each; negative tokens add nothing."""
+    present = tokens >= 0
+    rows = tokens.clamp(min=0).unbind(1)  # [B, T] each
+    stacked = torch.stack([table(row) for table, row in zip(tables, rows, strict=True)], dim=1)  # [B, K, T, dim]
+    return (stacked * present[..., None].to(stacked.dtype)).sum(1)

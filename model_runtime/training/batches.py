@@ -14,7 +14,7 @@ from torch import Tensor
 
 from config.audio import FRAME_RATE
 from model_runtime.lm.delays import ZERO
-from model_runtime.text import TextTokenizer
+from model_runtime.text import PAD, TextTokenizer
 from model_runtime.training.batch import Batch, BatchSource
 from model_runtime.training.encode import EncodedDataset
 from model_runtime.training.interleave import TextSettings, interleave
@@ -188,7 +188,8 @@ class ComposedDialogues:
 class Utterances:
     """Single things that callers say, without an agent: for learning to listen first.
 
-    The streams of text and own codes have nothing; no token counts, only what is heard and meant.
+    The agent is silent meanwhile: what is the same in every frame is also what attention finds near ones by, which a
+    model without it learns much later. No token counts, only what is heard and meant.
     """
 
     def __init__(self, store: Store, world: World, settings: BatchSettings) -> None:
@@ -206,8 +207,8 @@ class Utterances:
         user = caller.background[:, at].long()
         there = user[:, first : first + clip.codes.shape[1]]
         there.copy_(clip.codes[:, : there.shape[1]])
-        nothing = torch.full((1 + len(user), frames), ZERO)
-        tokens = torch.cat([nothing, user])
+        silence = self._store.silence[:, torch.arange(frames) % self._store.silence.shape[1]].long()
+        tokens = torch.cat([torch.full((1, frames), PAD), silence, user])
         words = [word.later(first / FRAME_RATE) for word in clip.words]
         heard, meant = self.labels.blank(frames)
         self.labels.mark(heard, meant, words, phrase.intent)

@@ -11,6 +11,8 @@ from model_runtime.training.synthetic.script import World
 
 _STAGES: Final = {
     "codec": ("spectral", "distillation"),
+    "voice": ("spectral",),
+    "hearing": ("heard_right",),
     "listening": ("heard_right", "meant_right"),
     "dialogue": ("text", "audio", "heard_right", "meant_right"),
 }

@@ -1,8 +1,9 @@
 """`denwa train embedded`: a small Moshi for a small world, from nothing to a checkpoint that answers calls.
 
 A chain of things made one from another (chain.py), in this order: codec, store and held (encoded utterances),
-tokenizer, listening, recorded (dialogues encoded as sound), dialogue, checkpoint. It can be stopped anywhere and goes
-on when it is called again. Runs in the training process, and in as many more as speech is made with.
+tokenizer, hearing, listening, recorded (dialogues encoded as sound), dialogue, voice (the codec's decoder), checkpoint.
+It can be stopped anywhere and goes on when it is called again. Runs in the training process, and in as many more as
+speech is made with.
 """
 
 import json
@@ -50,8 +51,10 @@ class Recipe:
     """How much of everything is done. The same recipe gives the same model on the same kind of machine."""
 
     codec_steps: int
+    voice_steps: int
     callers: int
     """Of the store that is trained on; each says every intent."""
+    hearing_steps: int
     listening_steps: int
     recorded_hours: float
     """Of dialogues that are encoded as sound."""
@@ -77,19 +80,23 @@ class Recipe:
 
 _SHARES: Final = {
     "codec_steps": 0.3,
-    "callers": 0.2,
-    "listening_steps": 0.15,
-    "recorded_hours": 0.05,
-    "dialogue_steps": 0.3,
+    "voice_steps": 0.1,
+    "callers": 0.15,
+    "hearing_steps": 0.03,
+    "listening_steps": 0.12,
+    "recorded_hours": 0.02,
+    "dialogue_steps": 0.28,
 }
 _SECONDS: Final = {
     "codec_steps": 1.1,
-    "callers": 3.6,
-    "listening_steps": 0.8,
-    "recorded_hours": 400.0,
-    "dialogue_steps": 1.2,
+    "voice_steps": 0.7,
+    "callers": 2.7,
+    "hearing_steps": 0.29,
+    "listening_steps": 1.1,
+    "recorded_hours": 165.0,
+    "dialogue_steps": 1.8,
 }
-"""What one of each costs on one core. Only the codec's step is measured; the rest is estimated, and to be measured."""
+"""What one of each costs on one of two busy cores; docs/embedded-model.md has the machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +104,15 @@ class EmbeddedStages:
     """The stages of the chain, as their files have them; tests put smaller ones in."""
 
     codec: Stage
+    voice: Stage
+    hearing: Stage
     listening: Stage
     dialogue: Stage
 
     @classmethod
     def read(cls) -> "EmbeddedStages":
         """Those that come with Denwa."""
-        names = ("mimi_small", "embedded_listening", "embedded_dialogue")
+        names = ("mimi_small", "mimi_small_decoder", "embedded_hearing", "embedded_listening", "embedded_dialogue")
         return cls(*(read_stage(Path(name)) for name in names))
 
 
@@ -145,11 +154,13 @@ class _Chain:
         ]
         words = make(self._out / "tokenizer", {}, world, lambda: train_words(self._world.agent_words, self._tokenizer))
         from_stores = {"codec": codec.digest, "store": store.digest, "held": held[0].digest, **world}
-        listening = self._trained("listening", self._listening(codec), from_stores)
+        hearing = self._trained("hearing", self._hearing(codec), from_stores)
+        stage = self._listens(self._stages.listening, self._recipe.listening_steps)
+        listening = self._trained("listening", stage, {**from_stores, "before": hearing.digest})
         recorded = self._recorded(codec)
         needed = {**from_stores, "tokenizer": words.digest, "recorded": recorded.digest, "before": listening.digest}
         dialogue = self._trained("dialogue", self._listens(self._stages.dialogue, self._recipe.dialogue_steps), needed)
-        return self._finished(codec, dialogue, held)
+        return self._finished(self._voice(codec), dialogue, held)
 
     @property
     def _tokenizer(self) -> Path:
@@ -159,6 +170,13 @@ class _Chain:
         stage = self._stages.codec
         trainer = replace(stage.trainer, steps=self._recipe.codec_steps, seed=self._recipe.seed)
         return self._trained("codec", replace(stage, trainer=trainer), {"world": digest_of(self._world_file)})
+
+    def _voice(self, codec: Made) -> Made:
+        """The codec with a decoder that was trained further; its codes are the same."""
+        stage = self._stages.voice
+        trainer = replace(stage.trainer, steps=self._recipe.voice_steps, seed=self._recipe.seed)
+        needed = {"codec": codec.digest, "world": digest_of(self._world_file)}
+        return self._trained("voice", replace(stage, trainer=trainer), needed)
 
     def _given(self, codec: Path) -> Made:
         """A copy of a codec that was trained elsewhere."""
@@ -185,12 +203,13 @@ class _Chain:
 
         return make(folder, settings, {"codec": codec.digest, "world": digest_of(self._world_file)}, build)
 
-    def _listening(self, codec: Made) -> Stage:
-        stage = self._stages.listening
+    def _hearing(self, codec: Made) -> Stage:
+        """The first stage, with the shape of the world's tokenizer and the codec."""
+        stage = self._stages.hearing
         shape = {**stage.model.shape, "text_card": MARKS + len(self._world.agent_words)}
         shape["card"] = locate(codec.folder / "export").codec_config().bins
         stage = replace(stage, model=replace(stage.model, shape=shape))
-        return self._listens(stage, self._recipe.listening_steps)
+        return self._listens(stage, self._recipe.hearing_steps)
 
     def _listens(self, stage: Stage, steps: int) -> Stage:
         """The stage with the world's labels and the recipe's length."""
@@ -223,7 +242,7 @@ class _Chain:
 
         return make(folder, asdict(stage), needed, build)
 
-    def _finished(self, codec: Made, dialogue: Made, held: list[Made]) -> Path:
+    def _finished(self, voice: Made, dialogue: Made, held: list[Made]) -> Path:
         """One folder with all that the runtime loads, and a card that tells how good it is."""
         folder = self._out / "checkpoint"
         settings = {"asked": self._recipe.asked, "seed": self._recipe.seed}
@@ -233,7 +252,7 @@ class _Chain:
             lm = load_language_model(export, "cpu", torch.float32)
             keys = {key: value for key, value in config_keys(locate(export)).items() if not key.endswith("_name")}
             export_language_model(lm, folder, {**keys, **language_model_keys(lm.config)}, torch.float16)
-            export_mimi(load_mimi(codec.folder / "export"), folder)
+            export_mimi(load_mimi(voice.folder / "export"), folder)
             export_tokenizer(self._tokenizer, folder)
             lm = load_language_model(folder, self._device, torch.float32)  # with its numbers as they are kept
             tokenizer = TextTokenizer(self._tokenizer)
@@ -249,7 +268,7 @@ class _Chain:
             write_card(folder, self._out, self._recipe, self._world, scores)
 
         needed = {
-            "codec": codec.digest,
+            "codec": voice.digest,
             "dialogue": dialogue.digest,
             **{each.folder.name: each.digest for each in held},
         }
@@ -262,7 +281,8 @@ class _Chain:
             checkpoint=self._moved(stage.model.checkpoint),
             user_embeddings_from=self._moved(stage.model.user_embeddings_from),
         )
-        return replace(stage, model=model, data=self._moved(dict(stage.data)))
+        listening = stage.listening and replace(stage.listening, begin=self._moved(stage.listening.begin))
+        return replace(stage, model=model, listening=listening, data=self._moved(dict(stage.data)))
 
     def _moved(self, value: Any) -> Any:
         """A value of a stage's file, however deep it is."""

@@ -21,7 +21,9 @@ from model_runtime.training.resample import Audio
 
 INDEX: Final = "codes.json"
 _CHUNK: Final = 50
-"""Frames that are encoded at a time."""
+"""Frames that are encoded at a time on a GPU."""
+_AT_ONCE: Final = 200
+"""Frames of all rows together on a CPU: what fits its caches is encoded twice as fast."""
 _PER_SHARD: Final = 64
 
 
@@ -37,11 +39,12 @@ def encode(mimi: Mimi, rows: Sequence[Audio]) -> list[Tensor]:
     audio = torch.zeros(len(rows), 1, longest * mimi.frame_samples)
     for into, row, count in zip(audio, rows, frames, strict=True):
         into[0, : count * mimi.frame_samples] = torch.from_numpy(row[: count * mimi.frame_samples])
-    state = mimi.new_encoder_state(len(rows), ring=mimi.config.context + 2 * _CHUNK - 1)
+    chunk = max(1, _AT_ONCE // len(rows)) if device.type == "cpu" else _CHUNK
+    state = mimi.new_encoder_state(len(rows), ring=mimi.config.context + 2 * chunk - 1)
     everyone = torch.ones(len(rows), dtype=torch.bool, device=device)
     chunks = [
-        mimi.encode_frames(chunk.to(device), state, everyone).short().cpu()
-        for chunk in torch.split(audio, _CHUNK * mimi.frame_samples, dim=-1)
+        mimi.encode_frames(part.to(device), state, everyone).short().cpu()
+        for part in torch.split(audio, chunk * mimi.frame_samples, dim=-1)
     ]
     codes = torch.cat(chunks, dim=-1)
     return [each[:, :count].clone() for each, count in zip(codes, frames, strict=True)]

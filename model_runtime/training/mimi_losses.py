@@ -7,12 +7,14 @@ paper (arXiv 2410.00037, section 3.3.3). Runs in the training process; owns noth
 from collections.abc import Sequence
 from functools import cache
 from math import log
+from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_FLOOR = 1e-5
+_FLOOR: Final = 1e-3
+"""Of magnitudes whose logarithms are compared; speech has 0.1 to 1. Lower, and losses tell of silence alone."""
 
 
 @cache

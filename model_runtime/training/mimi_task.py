@@ -5,6 +5,7 @@ Runs in the training process. What is trained are the modules that are served; h
 
 from dataclasses import dataclass, field
 from math import sqrt
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,8 @@ class MimiTaskSettings:
     features: int = 0
     """Width of a self-supervised model's features in the batches; 0: none."""
     codebooks: CodebookSettings = field(default_factory=CodebookSettings)
+    trained: Literal["all", "decoder"] = "all"
+    """``decoder`` leaves codes what they are: what was encoded stays good, and only sounds better."""
 
 
 class MimiTask(Task[AudioBatch]):
@@ -58,8 +61,12 @@ class MimiTask(Task[AudioBatch]):
         self.coding.begin(begun)
         self._settings = settings
         width = settings.phones or settings.features
-        self.head = nn.Linear(mimi.config.codebook_dim, width) if width else None
+        self.head = nn.Linear(mimi.config.codebook_dim, width) if width and settings.trained == "all" else None
         self.discriminators = Discriminators(width=settings.discriminator_width) if settings.adversarial else None
+        if settings.trained == "decoder":
+            mimi.requires_grad_(False)
+            for part in (mimi.upsample, mimi.decoder_transformer, mimi.decoder):
+                part.requires_grad_(True)
 
     def weigh(self, batch: AudioBatch) -> Tensor:
         """1: batches are all of a size."""
@@ -69,11 +76,9 @@ class MimiTask(Task[AudioBatch]):
         """``loss`` and its parts, each before its weight."""
         settings, original = self._settings, batch.audio
         said, coded = self.reconstruct(original, random)
-        parts = {
-            "spectral": spectral_loss(said, original),
-            "absolute": (said - original).abs().mean(),
-            "commitment": coded.commitment,
-        }
+        parts = {"spectral": spectral_loss(said, original), "absolute": (said - original).abs().mean()}
+        if settings.trained == "all":
+            parts["commitment"] = coded.commitment
         if settings.waveform:
             parts["waveform"] = waveform_loss(said, original)
         if self.head is not None:
@@ -88,7 +93,9 @@ class MimiTask(Task[AudioBatch]):
         """Audio ``[B, 1, T * 1920]`` as it comes out, and what happened in between."""
         mimi = self.mimi
         latent = mimi.downsample.conv(mimi.encoder_transformer(mimi.encoder(audio)))  # [B, C, T]
-        coded = self.coding(latent, random)
+        coded = (
+            self.coding.eval()(latent, random) if self._settings.trained == "decoder" else self.coding(latent, random)
+        )
         x = mimi.decoder_transformer(mimi.upsample.convtr(coded.latent))
         return mimi.decoder(x), coded
 

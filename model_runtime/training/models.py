@@ -57,7 +57,10 @@ def export_task(task: Task[Any], stage: Stage, folder: Path, *, merge: bool = Fa
     if stage.model.lora is not None and not merge:
         return export_adapters(task.lm, folder, keys, stage.model.lora, dtype=dtype)
     keys = {**keys, **language_model_keys(task.lm.config)}
-    return export_language_model(task.lm, folder, keys, dtype)
+    export_language_model(task.lm, folder, keys, dtype)
+    if isinstance(task, ListeningTask):
+        task.save_heads(folder)
+    return folder
 
 
 def _language_model(settings: ModelSettings, random: torch.Generator) -> LanguageModel:
@@ -84,7 +87,7 @@ def _language_model(settings: ModelSettings, random: torch.Generator) -> Languag
 
 def _with_delay(config: LanguageModelConfig, delay: int) -> LanguageModelConfig:
     """The same shape with acoustic codes ``delay`` frames late; the semantic ones and text are not."""
-    own = config.dep_q if config.dep_q < config.n_q else config.n_q // 2
+    own = config.own_q
     speakers = (0 if k % own == 0 else delay for k in range(config.n_q))
     return replace(config, delays=(0, *speakers))
 

@@ -86,6 +86,8 @@ class SpeechSection:
 
     agent: int
     """How often the agent says each of its sentences."""
+    read: int
+    """Sentences of callers in the agent's voice."""
     callers: int
     seconds: float
     batch: int
@@ -180,7 +182,12 @@ class _Opening:
         if section not in self._spoken:
             world = World.load(Path(section.world or FRONT_DESK))
             self._spoken[section] = speak_sentences(
-                world, agent=section.agent, callers=section.callers, seed=seed, processes=section.processes
+                world,
+                agent=section.agent,
+                read=section.read,
+                callers=section.callers,
+                seed=seed,
+                processes=section.processes,
             )
         own = (seed + aside) * self._place.world + self._place.rank
         source = SpeechBatches(self._spoken[section], size=section.batch, frames=_frames(section.seconds), seed=own)

@@ -77,7 +77,7 @@ class LanguageModelTask(Task[Batch]):
         config = lm.config
         lm.extra_heads.requires_grad_(False)  # no stage has targets for them
         self._generated = 1 + config.dep_q
-        self._own = config.dep_q if config.dep_q < config.n_q else config.n_q // 2
+        self._own = config.own_q
         if settings.gradient_checkpointing:
             checkpoint_activations(lm.transformer)
 

@@ -118,7 +118,7 @@ def test_long_histories(moshi: Moshi, done: int, histories: tuple[int, ...]) -> 
     state, place = lm.new_state(1), grid.new_state(1)
     with torch.inference_mode():
         for column in grid.read_columns(past, 0):
-            lm.transformer(lm.embed(column[None])[None], state.transformer, mask)
+            lm.transformer(lm.embed(column[None], state, 0)[None], state.transformer, mask)
     grid.restore(place, 0, past, done)
     expected = go_on(lm, grid, state, place, user)
 

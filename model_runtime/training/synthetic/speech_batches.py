@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from typing import Any, Final
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from config.audio import FRAME_S, FRAME_SAMPLES
-from model_runtime.training.augment import Augmentation, augment
+from model_runtime.training.augment import augment
 from model_runtime.training.batch import AudioBatch
 from model_runtime.training.resample import Audio
 from model_runtime.training.synthetic.script import World
@@ -35,15 +35,20 @@ def speak_sentences(
     world: World,
     *,
     agent: int,
+    read: int,
     callers: int,
     seed: int,
     processes: int = 1,
     progress: Callable[[int], None] = lambda sentences: None,
 ) -> list[Labelled]:
-    """All that the agent says, ``agent`` times, and so many sentences of callers with voices that are trained on."""
+    """All that the agent says, ``agent`` times; of callers' sentences ``read`` in its voice, and ``callers`` in others.
+
+    Those are voices that are trained on; every second one is heard over the world's channel, as it will be in a call.
+    """
     spoken = [_labelled(each) for each in agent_speech(world).values()] * agent
-    chunks = [range(first, min(first + _CHUNK, callers)) for first in range(0, callers, _CHUNK)]
-    make = partial(_sentences, world, seed)
+    count = read + callers
+    chunks = [range(first, min(first + _CHUNK, count)) for first in range(0, count, _CHUNK)]
+    make = partial(_sentences, world, seed, read)
     pool = ProcessPoolExecutor(processes, get_context("spawn")) if processes > 1 else None
     try:
         for each in pool.map(make, chunks) if pool else map(make, chunks):
@@ -55,7 +60,8 @@ def speak_sentences(
     return spoken
 
 
-def _sentences(world: World, seed: int, numbers: range) -> list[Labelled]:
+def _sentences(world: World, seed: int, read: int, numbers: range) -> list[Labelled]:
+    """Callers' sentences; the first ``read`` of all are in the agent's voice."""
     torch.set_num_threads(1)
     begin_anew()
     made = []
@@ -63,7 +69,14 @@ def _sentences(world: World, seed: int, numbers: range) -> list[Labelled]:
     for number in numbers:
         random = np.random.default_rng([seed, number])
         phrase = world.draw(intents[int(random.integers(len(intents)))], random)
-        made.append(_labelled(speak(phrase.text, draw_voice("train", random))))
+        if number < read:
+            made.append(_labelled(speak(phrase.text, world.agent)))
+            continue
+        said = _labelled(speak(phrase.text, draw_voice("train", random)))
+        if number % 2:
+            heard = augment(said.audio, np.zeros_like(said.audio), replace(world.channel, echo=0.0), random)
+            said = replace(said, audio=heard)
+        made.append(said)
     return made
 
 
@@ -84,11 +97,9 @@ class SpeechBatches:
         size: int,
         frames: int,
         seed: int,
-        augmentation: Augmentation | None = None,
     ) -> None:
-        """Batches of ``size`` times ``frames``; ``augmentation`` befalls them, the echo aside."""
+        """Batches of ``size`` times ``frames``."""
         self._sentences, self._size, self._frames, self._seed = sentences, size, frames, seed
-        self._augmentation = augmentation
         self.phones = sorted({phone for each in sentences for phone in each.phones} | {PAUSE})
         """Which phone each label is."""
         self._number = {phone: i for i, phone in enumerate(self.phones)}
@@ -125,6 +136,4 @@ class SpeechBatches:
             labels += [*sentence.phones[skipped:], *[PAUSE] * int(random.integers(1, 5))]
         by = int(random.integers(-FRAME_SAMPLES // 4, FRAME_SAMPLES // 4))  # the labels stay right within a quarter
         audio = np.roll(audio, by)[:samples]
-        if self._augmentation is not None:
-            audio = augment(audio, np.zeros_like(audio), self._augmentation, random)
         return audio, [self._number[phone] for phone in labels[: self._frames]]

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from model_runtime.checkpoint.config import LanguageModelConfig
 from model_runtime.lm.language_model import LanguageModel
-from model_runtime.state import slot_tensors
+from model_runtime.state import reset_slot, slot_tensors
 
 STEPS = 40
 """More than three times the small model's context of 12, so every ring has wrapped."""
@@ -121,3 +123,51 @@ def test_delays_must_fit_the_streams() -> None:
     """A configuration whose delays do not match its streams is refused."""
     with pytest.raises(ValueError, match="17 non-negative"):
         LanguageModelConfig(delays=(0, 1))
+
+
+def convolving(config: LanguageModelConfig) -> LanguageModel:
+    """A model with convolutions over the caller's stream, and numbers drawn anew."""
+    lm = LanguageModel(replace(config, user_convolutions=(1, 2, 4)))
+    random = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in lm.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=random) * parameter.shape[-1] ** -0.5)
+    return lm.eval()
+
+
+@torch.no_grad()
+def test_convolutions_stream_as_they_are_offline(small_lm: LanguageModel) -> None:
+    """Slots with gaps of their own, one of them reset half-way, hear what a whole pass hears."""
+    lm = convolving(small_lm.config)
+    tokens = columns(lm.config)
+    _, expected = lm(tokens)
+    state = lm.new_state(3)
+    random = torch.Generator().manual_seed(4)
+    done = torch.zeros(3, dtype=torch.long)
+    for turn in range(3 * STEPS):
+        if turn == STEPS:
+            reset_slot(state, 1)
+            assert not any(each[1].any() for each in state.user)
+            done[1] = 0
+        mask = (torch.rand(3, generator=random) < 0.6) & (done < STEPS)
+        _, logits = lm.step(tokens[torch.arange(3), :, done.clamp(max=STEPS - 1)], state, mask)
+        for slot in mask.nonzero().squeeze(1).tolist():
+            assert relative(logits[slot], expected[slot, done[slot]]) <= 1e-5, (turn, slot)
+            done[slot] += 1
+    assert (done == STEPS).all()
+
+
+@torch.no_grad()
+def test_convolutions_hear_only_the_caller_and_the_past(small_lm: LanguageModel) -> None:
+    """What the agent says is not convolved, and no frame changes what came before it."""
+    lm = convolving(small_lm.config)
+    tokens = columns(lm.config)
+    user = tokens[:, 1 + lm.config.own_q :]
+    heard = lm.hear(user)
+    later = user.clone()
+    later[..., 20] = (later[..., 20] + 1) % lm.config.card
+    differs = (lm.hear(later) != heard).any(-1).any(0)
+    assert differs.nonzero().flatten().tolist()[0] == 20
+    assert differs[20:35].all()  # 1 + 2 * (1 + 2 + 4) frames
+    assert not differs[35:].any()

@@ -20,7 +20,15 @@ from tests.model_runtime.training.synthetic.worlds import small_world
 from tests.model_runtime.training.test_stages import toy
 
 RECIPE = Recipe(
-    codec_steps=3, callers=3, listening_steps=3, recorded_hours=0.002, dialogue_steps=3, held_callers=1, asked=2
+    codec_steps=3,
+    voice_steps=3,
+    callers=3,
+    hearing_steps=3,
+    listening_steps=3,
+    recorded_hours=0.002,
+    dialogue_steps=3,
+    held_callers=1,
+    asked=2,
 )
 
 
@@ -32,7 +40,7 @@ def shortened(stage: Stage, batch: int, seconds: float) -> Stage:
             mixed = section["mix"]
             assert isinstance(mixed, list)
             return {"mix": [small(each) for each in mixed]}
-        fewer = {"agent": 0, "callers": 6} if section["kind"] == "speech" else {}
+        fewer = {"agent": 0, "read": 2, "callers": 6} if section["kind"] == "speech" else {}
         return {**section, "batch": batch, "seconds": seconds, **fewer}
 
     data = {key: small(value) if isinstance(value, dict) else value for key, value in stage.data.items()}
@@ -42,10 +50,12 @@ def shortened(stage: Stage, batch: int, seconds: float) -> Stage:
 def toy_stages() -> EmbeddedStages:
     """The stages with small models."""
     files = EmbeddedStages.read()
-    codec = toy(files.codec, None)
+    codec, voice = toy(files.codec, None), toy(files.voice, Path(str(files.voice.model.checkpoint)))
     return EmbeddedStages(
         shortened(replace(codec, mimi=replace(codec.mimi, phones=64)), 2, 0.32),
-        shortened(toy(files.listening, None), 3, 1.6),
+        shortened(replace(voice, mimi=replace(voice.mimi, phones=64)), 2, 0.32),
+        shortened(toy(files.hearing, None), 3, 1.6),
+        shortened(toy(files.listening, Path(str(files.listening.model.checkpoint))), 3, 1.6),
         shortened(toy(files.dialogue, Path(str(files.dialogue.model.checkpoint))), 2, 4.0),
     )
 
@@ -61,7 +71,7 @@ def test_the_whole_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert step.tokens.shape == (1, 17)
     assert len(tokenizer.encode(World.load(world).greeting)) == 2
     assert tokenizer.piece(PAD) == ""
-    for name in ("codec", "listening", "dialogue"):
+    for name in ("codec", "voice", "hearing", "listening", "dialogue"):
         assert len(read_rows(tmp_path / "out" / name / "train.csv")) == 3
     assert "meant_right" in read_rows(tmp_path / "out" / "dialogue" / "held_out.csv")[0]
     scores = json.loads((checkpoint / "scores.json").read_text())
@@ -78,7 +88,7 @@ def test_the_whole_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_budget_is_spent_on_all_parts() -> None:
     """Twice the time is twice of everything; a codec that is there leaves its time to the others."""
     hour, two = Recipe.within(60), Recipe.within(120)
-    for name in ("codec_steps", "callers", "listening_steps", "recorded_hours", "dialogue_steps"):
+    for name in ("codec_steps", "voice_steps", "callers", "hearing_steps", "listening_steps", "dialogue_steps"):
         assert getattr(two, name) == pytest.approx(2 * getattr(hour, name), rel=0.02)
     spared = Recipe.within(60, codec=False)
     assert spared.codec_steps == 0
@@ -88,12 +98,12 @@ def test_a_budget_is_spent_on_all_parts() -> None:
 def test_the_stages_fit_the_front_desk() -> None:
     """Their files name as many words and intents as the world has, and their model fits into 30 MB with its codec."""
     files, world = EmbeddedStages.read(), World.load()
-    for stage in (files.listening, files.dialogue):
+    for stage in (files.hearing, files.listening, files.dialogue):
         assert stage.listening is not None
         assert (stage.listening.words, stage.listening.intents) == (len(world.caller_words), len(world.intents))
-    model = replace(files.listening.model, user_embeddings_from=None)
+    model = replace(files.hearing.model, user_embeddings_from=None)
     assert model.shape["text_card"] == 4 + len(world.agent_words)
-    lm = make_task(replace(files.listening, model=model)).lm  # type: ignore[union-attr,operator]
+    lm = make_task(replace(files.hearing, model=model)).lm  # type: ignore[union-attr,operator]
     mimi = make_task(read_stage(Path("mimi_small"))).mimi  # type: ignore[union-attr,operator]
     sizes = [sum(each.numel() for each in module.state_dict().values()) for module in (lm, mimi)]
     assert 2 * sizes[0] + 4 * sizes[1] < 28e6

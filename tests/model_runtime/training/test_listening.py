@@ -1,9 +1,11 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from model_runtime.checkpoint import load_language_model
+from model_runtime.errors import CheckpointError
 from model_runtime.training.batch import Batch
 from model_runtime.training.batches import HeardBatch
 from model_runtime.training.distributed import Place
@@ -59,3 +61,38 @@ def test_batches_without_labels_count_as_before() -> None:
     losses = [task(batch, task.weigh(batch), random)["loss"] for task in (plain, listening)]
     assert isinstance(batch, Batch)
     torch.testing.assert_close(losses[0], losses[1])
+
+
+def test_the_caller_alone_is_heard_first(tmp_path: Path) -> None:
+    """Heads before the temporal transformer learn through the caller's convolutions; nothing else moves."""
+    shape = {**language_model_keys(SMALL_LM), "user_convolutions": [1, 2]}
+    caller = ListeningSettings(words=64, intents=4, at="caller")
+    stage = replace(STAGE, model=ModelSettings(shape=shape), listening=caller)
+    before = {name: each.clone() for name, each in make_task(stage).lm.state_dict().items()}  # type: ignore[union-attr,operator]
+
+    def data(stage: Stage, place: Place) -> Data[HeardBatch]:
+        return Data(ToySource(lambda seed: heard(seed, tokens=False)))
+
+    exported = train(stage, tmp_path, data)
+    rows = read_rows(tmp_path / "train.csv")
+    assert float(rows[-1]["heard"]) < 0.3 * float(rows[0]["heard"])
+    after = load_language_model(exported, "cpu", torch.float32).state_dict()
+    moved = {name for name, each in after.items() if not torch.equal(each, before[name])}
+    assert {name.split(".")[0] for name in moved} == {"emb", "user_convolutions"}
+    assert {int(name.split(".")[1]) for name in moved if name.startswith("emb")} <= set(range(8, 16))
+
+
+def test_heads_go_on_in_the_next_stage(tmp_path: Path) -> None:
+    """The export has them; a stage that begins with them hears as well at once; one that does not fit is told."""
+
+    def data(stage: Stage, place: Place) -> Data[HeardBatch]:
+        return Data(ToySource(lambda seed: heard(seed, tokens=False)))
+
+    exported = train(STAGE, tmp_path, data)
+    last = float(read_rows(tmp_path / "train.csv")[-1]["heard"])
+    begun = ListeningSettings(words=64, intents=4, begin=str(exported))
+    stage = replace(STAGE, model=ModelSettings(checkpoint=str(exported)), listening=begun)
+    task, batch = make_task(stage), heard(3, tokens=False)
+    assert float(task(batch, task.weigh(batch), torch.Generator())["heard"]) < 2 * last + 0.1
+    with pytest.raises(CheckpointError, match="no heads for these words and intents"):
+        make_task(replace(stage, listening=replace(begun, words=65)))

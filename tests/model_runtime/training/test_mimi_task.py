@@ -56,6 +56,28 @@ def test_reconstruction_improves_and_the_export_streams(tmp_path: Path) -> None:
     assert min(len(codes[:, k].unique()) for k in range(8)) > 2
 
 
+def test_a_decoder_alone_leaves_the_codes(tmp_path: Path) -> None:
+    """It sounds better, from codes that are bit for bit what they were; nothing else has moved."""
+    run = trainer(tmp_path / "whole", 20, MimiTaskSettings(codebooks=CODEBOOKS))
+    run.run()
+    assert isinstance(run.task, MimiTask)
+    mimi = run.task.mimi
+    audio = toy_audio(9, frames=8).audio
+    before, weights = mimi.encode(audio), {name: each.clone() for name, each in mimi.state_dict().items()}
+    settings = MimiTaskSettings(trained="decoder", phones=3, codebooks=CODEBOOKS)
+    data = Data(ToySource(toy_audio, cycle=6), lambda: ToySource(toy_audio))
+    chosen = TrainerSettings(25, held_out_every=0, held_out_batches=3)
+    rates = OptimizerSettings(lr=2e-3, weight_decay=0.0, schedule="constant")
+    place = Place(torch.device("cpu"))
+    further = Trainer(MimiTask(mimi, settings, begun=True), data, chosen, rates, tmp_path / "decoder", place)
+    first = further.evaluate()
+    further.run()
+    assert further.evaluate()["spectral"] < 0.95 * first["spectral"]
+    assert torch.equal(mimi.encode(audio), before)
+    moved = {name.split(".")[0] for name, each in mimi.state_dict().items() if not torch.equal(each, weights[name])}
+    assert moved == {"upsample", "decoder_transformer", "decoder"}
+
+
 def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     """Codebooks, their place in the schedule, discriminators and heads are in the snapshot: the bits are the same."""
     settings = MimiTaskSettings(

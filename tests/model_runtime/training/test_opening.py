@@ -85,7 +85,7 @@ def test_the_small_codec_is_trained_on_synthetic_speech(tmp_path: Path) -> None:
     """Its stage, with fewer sentences, speaks them, labels their phones, and trains on both."""
     stage = toy(read_stage(Path("mimi_small")), None)
     stage = replace(stage, mimi=replace(stage.mimi, phones=64))
-    section = {"kind": "speech", "agent": 0, "callers": 6, "seconds": 0.32, "batch": 2}
+    section = {"kind": "speech", "agent": 0, "read": 2, "callers": 6, "seconds": 0.32, "batch": 2}
     codec = train(of(stage, train=section, held_out=section), tmp_path)
     assert load_mimi(codec).codebooks == 8
     with pytest.raises(StageError, match=r"mimi\.phones: \d+ kinds of phones"):

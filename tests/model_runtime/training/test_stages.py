@@ -27,12 +27,13 @@ from tests.model_runtime.training.toys import ToySource, toy_audio, toy_batch
 TOY_LM = replace(SMALL_LM, text_card=320)
 STAGES = ("helium", "pre_training", "post_training", "fine_tuning", "instruct", "lora")
 CODECS = ("mimi", "mimi_small")
-EMBEDDED = ("embedded_listening", "embedded_dialogue")
+EMBEDDED = ("mimi_small_decoder", "embedded_hearing", "embedded_listening", "embedded_dialogue")
 
 
 def toy(stage: Stage, checkpoint: Path | None, **trainer: Any) -> Stage:
     """The stage with a small model and few steps; all else is its own."""
     shape: dict[str, Any] = language_model_keys(TOY_LM)
+    shape["user_convolutions"] = stage.model.shape.get("user_convolutions", [])
     if stage.task == "mimi":
         shape = asdict(SMALL_MIMI)
         shape["seanet"]["ratios"] = list(shape["seanet"]["ratios"])
@@ -133,7 +134,9 @@ def test_faults_of_a_stage_are_named_by_place() -> None:
         "mimi.codebooks.decay: float is needed, got []",
     ):
         assert fault in str(caught.value)
-    with pytest.raises(StageError, match="stages by name: embedded_dialogue, embedded_listening, fine_tuning, helium"):
+    with pytest.raises(
+        StageError, match="stages by name: embedded_dialogue, embedded_hearing, embedded_listening, fine_tuning, helium"
+    ):
         read_stage(Path("nowhere"))
 
 

@@ -10,6 +10,7 @@ import torch
 
 from config.audio import FRAME_SAMPLES
 from model_runtime.mimi.codec import Mimi
+from model_runtime.text import PAD
 from model_runtime.training.augment import Augmentation
 from model_runtime.training.batches import BatchSettings, ComposedDialogues, HeardBatch, Utterances
 from model_runtime.training.recordings import DataError, read_index
@@ -125,10 +126,11 @@ def test_a_composed_batch_tells_what_is_said_and_heard(tmp_path: Path, store: St
 
 
 def test_an_utterance_alone_is_for_listening(tmp_path: Path, store: Store) -> None:
-    """It has the caller's codes, a label for each word, and nothing that counts."""
+    """It has the caller's codes over the agent's silence, a label for each word, and nothing that counts."""
     examples = Utterances(store, small_world(tmp_path), BatchSettings(1, 60))
     batch = examples.make(np.random.default_rng(0))
-    assert (batch.tokens[:, :9] == -1).all()
+    assert (batch.tokens[:, 0] == PAD).all()
+    assert torch.equal(batch.tokens[0, 1:9], store.silence[:, :60].long())
     assert (batch.tokens[:, 9:] >= 0).all()
     assert not batch.loss_mask.any()
     assert (batch.heard >= 0).any()
@@ -136,8 +138,8 @@ def test_an_utterance_alone_is_for_listening(tmp_path: Path, store: Store) -> No
 
 def test_speech_for_the_codec_has_labels(tmp_path: Path) -> None:
     """Audio and a phone for each frame, the same after a resume."""
-    sentences = speak_sentences(small_world(tmp_path), agent=1, callers=4, seed=0)
-    source = SpeechBatches(sentences, size=3, frames=16, seed=0, augmentation=replace(CLEAR, noise=0.5))
+    sentences = speak_sentences(small_world(tmp_path), agent=1, read=2, callers=4, seed=0)
+    source = SpeechBatches(sentences, size=3, frames=16, seed=0)
     batches = iter(source)
     next(batches)
     state = source.state_dict()
@@ -146,7 +148,7 @@ def test_speech_for_the_codec_has_labels(tmp_path: Path) -> None:
     assert batch.labels is not None
     assert batch.labels.shape == (3, 16)
     assert len(batch.labels.unique()) > 5
-    other = SpeechBatches(sentences, size=3, frames=16, seed=0, augmentation=replace(CLEAR, noise=0.5))
+    other = SpeechBatches(sentences, size=3, frames=16, seed=0)
     other.load_state_dict(state)
     assert torch.equal(next(iter(other)).audio, batch.audio)
 
