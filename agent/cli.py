@@ -215,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     bench = verbs.add_parser("bench", help="time each part of a step per number of slots: what fits this machine")
     profile = verbs.add_parser("profile", help="where the time of a step goes, and of an answer line by line")
     for each in (info, verify, bench, profile):
-        each.add_argument("path", metavar="PATH", help="a folder, hf://owner/name, or random:tiny")
+        each.add_argument("path", metavar="PATH", help="a folder, hf://owner/name, embedded:front-desk or random:tiny")
         each.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1 ...; default: cuda where there is one")
         each.add_argument(
             "--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16, on a CPU float32"

@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="only say which suites come with Denwa")
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
-        "--checkpoint", metavar="PATH", help="straight against a model: a folder, hf://owner/name, random:tiny"
+        "--checkpoint",
+        metavar="PATH",
+        help="straight against a model: a folder, hf://owner/name, embedded:front-desk, random:tiny",
     )
     where.add_argument("--to", metavar="SIP-URI", help="by real calls to a running gateway")
     parser.add_argument("--out", type=Path, default=Path("var/eval"), metavar="DIR", help="default: %(default)s")

@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 
 from agent.opening_hours import is_open
 from agent.routing import Decision, route
+from agent.sayable import checkpoint_findings, unsayable
 from agent.sounds import SILENCE, Samples, SoundFault, read_sound
 from config.agent_schema import AgentConfig, ConsentSettings
 from config.errors import ConfigError, Finding
@@ -61,14 +62,20 @@ class Generation:
 
     @classmethod
     def build(cls, number: int, settings: Settings, file: Path) -> Self:
-        """Make every agent of ``settings``, read from ``file``, ready; raises ``ConfigError`` for unfit sounds."""
-        findings: list[Finding] = []
+        """Make every agent of ``settings``, read from ``file``, ready.
+
+        Raises ``ConfigError`` for unfit sounds, for checkpoints that should have come with Denwa and did not, and for
+        texts that the agent's model cannot say.
+        """
+        findings = list(checkpoint_findings(settings, file))
         agents = {name: _persona(name, config, number, file, findings) for name, config in settings.agents.items()}
         routed = {
             index: _persona(each.agent, overridden(settings.agents[each.agent], each.override), number, file, findings)
             for index, each in enumerate(settings.routes)
             if each.override
         }
+        for persona in (*agents.values(), *routed.values()):
+            findings += unsayable(persona.name, persona.config, settings.models[persona.config.model], file)
         if findings:
             raise ConfigError(list(dict.fromkeys(findings)))
         return cls(number, settings, agents, routed)

@@ -133,7 +133,7 @@ class ModelSettings(Section):
     kind: Literal["echo", "moshi"]
     """``moshi``: the speech model; ``echo``: the line test, the caller hears himself."""
     checkpoint: str | None = Field(None, validate_default=True)
-    """A checkpoint folder, ``hf://owner/name``, or ``random:tiny``: the tiny architecture with random weights."""
+    """A folder, ``hf://owner/name``, ``embedded:front-desk`` (comes with Denwa) or ``random:tiny`` (babbles)."""
     device: str = Field("cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$")
     """The torch device: ``cpu``, ``cuda`` or ``cuda:1``."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -162,7 +162,7 @@ class ModelSettings(Section):
     def _checkpoint_fits_kind(cls, checkpoint: str | None, info: ValidationInfo) -> str | None:
         kind = info.data.get("kind")
         if kind == "moshi" and not checkpoint:
-            raise ValueError("kind moshi needs one: a folder, hf://owner/name, or random:tiny to try the line")
+            raise ValueError("kind moshi needs one: a folder, hf://owner/name, or embedded:front-desk, Denwa's own")
         if kind == "echo" and checkpoint is not None:
             raise ValueError("kind echo takes none; leave the key out, or write kind: moshi")
         return checkpoint

@@ -3,6 +3,7 @@
 A recording becomes the codec's codes once, and is kept for the calls to come. Runs on the engine thread.
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Generator
 from hashlib import sha256
@@ -17,6 +18,8 @@ from model_runtime.checkpoint.config import LanguageModelConfig
 from model_runtime.mimi.codec import Mimi
 from model_runtime.speech_plan import Row, plan_recording, plan_speech
 from model_runtime.text import TextTokenizer
+
+log = logging.getLogger(__name__)
 
 _KEPT: Final = 32
 """Recordings whose codes are kept, the last used ones: of half a minute, 24 kB each."""
@@ -39,7 +42,7 @@ class Greetings:
         ``audio`` is 24 kHz, mono, int16 little endian. Empty where there is nothing to say.
         """
         if not audio:
-            return plan_speech(text, self._tokenizer)
+            return plan_text(text, self._tokenizer)
         key = sha256(audio).digest()
         if (codes := self._codes.get(key)) is None:
             recording = torch.from_numpy(np.frombuffer(audio, "<i2").astype(np.float32)).div_(_FULL_SCALE)
@@ -49,6 +52,14 @@ class Greetings:
                 self._codes.popitem(last=False)
         self._codes.move_to_end(key)
         return plan_recording(text, self._tokenizer, codes, self._config.delays[: 1 + self._config.dep_q])
+
+
+def plan_text(text: str, tokenizer: TextTokenizer) -> list[Row]:
+    """The steps that say ``text``; none, and a warning, where the model lacks a word: holes mislead."""
+    if unknown := tokenizer.unknown_words(text):
+        log.warning("model.text_not_said unknown_words=%d words=%d", len(unknown), len(text.split()))
+        return []
+    return plan_speech(text, tokenizer)
 
 
 @torch.inference_mode()

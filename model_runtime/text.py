@@ -35,6 +35,11 @@ class TextTokenizer:
         piece: str = self._model.id_to_piece(token)
         return piece.replace("\u2581", " ")
 
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of a text that no piece stands for, each once; a tokenizer of smaller pieces knows nearly all."""
+        unknown = [self._model.unk_id()]
+        return [word for word in dict.fromkeys(text.split()) if self.encode(word) == unknown]
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text."""
         ids: list[int] = self._model.encode(text)

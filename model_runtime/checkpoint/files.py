@@ -1,4 +1,6 @@
-"""Where a checkpoint's files are: a folder, one file, or a repository of the Hugging Face Hub. Reads config.json alone.
+"""Where a checkpoint's files are: a folder, one file, Denwa itself, or a repository of the Hugging Face Hub.
+
+Reads config.json alone.
 
 The Hub is asked through the ``huggingface-hub`` package, which keeps its own cache and obeys its own environment
 variables (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE …); nothing of it is imported unless a name begins with ``hf://``.
@@ -11,6 +13,7 @@ from typing import Final, Protocol
 
 from model_runtime.checkpoint.config import MimiConfig
 from model_runtime.checkpoint.config_file import CheckpointConfig, read_config, read_mimi_config
+from model_runtime.embedded import PREFIX, embedded_folder
 from model_runtime.errors import CheckpointError
 
 _HUB: Final = re.compile(r"^hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<file>.+))?$")
@@ -139,6 +142,8 @@ class Checkpoint:
 def locate(reference: str | Path) -> Checkpoint:
     """The checkpoint at a folder, a file of weights, ``file://path`` or ``hf://owner/name[@revision][/path]``.
 
+    ``embedded:NAME`` is one that comes with Denwa.
+
     Its config.json is read where there is one; without it the published 7B is assumed. Raises ``CheckpointError``.
     """
     text = str(reference)
@@ -147,6 +152,8 @@ def locate(reference: str | Path) -> Checkpoint:
     if text.startswith("hf:/"):  # a Path has lost one stroke
         repository, file = _hub(text if text.startswith("hf://") else text.replace("hf:/", "hf://", 1))
         given = repository.file(file) if file else None
+    elif text.startswith(PREFIX):
+        repository = Folder(embedded_folder(text))
     else:
         path = Path(text.removeprefix("file://")).expanduser()
         if path.is_dir():

@@ -42,9 +42,9 @@ def load_language_model(
 ) -> "LanguageModel":
     """The language model of a checkpoint, ready to step.
 
-    ``path`` is a folder, a file of weights, or ``hf://owner/name``. An int8 file's matrices become ``dtype``, but with
-    ``int8_weights`` they stay as they are, and another's are quantised; with ``int8_cache`` slots keep their keys and
-    values in int8. Raises ``CheckpointError``, which names every tensor at fault.
+    ``path`` is whatever ``locate`` knows. An int8 file's matrices become ``dtype``, but with ``int8_weights`` they stay
+    as they are, and another's are quantised; with ``int8_cache`` slots keep their keys and values in int8. Raises
+    ``CheckpointError``, which names every tensor at fault.
     """
     checkpoint = path if isinstance(path, Checkpoint) else locate(path)
     file = open_tensors(checkpoint.language_model())
@@ -99,10 +99,11 @@ def load_moshi(
 ) -> "tuple[Moshi, TextTokenizer]":
     """All that answers calls: codec, language model and state of ``slots`` conversations, and the text tokenizer.
 
-    ``path`` is a folder, ``hf://owner/name``, or ``random:tiny`` for the tiny model with seeded random weights; so many
-    steps of a prompt as ``pins`` stay in sight; a ``listener`` (``load_listener``) writes down the caller, on this
-    checkpoint's codec; the rest is as in ``load_language_model``. Raises ``CheckpointError``, also where the model only
-    listens and where the listener reads another codec.
+    ``path`` is a folder, ``hf://owner/name``, ``embedded:front-desk`` for the small model that comes with Denwa, or
+    ``random:tiny`` for the tiny model with seeded random weights; so many steps of a prompt as ``pins`` stay in
+    sight; a ``listener`` (``load_listener``) writes down the caller, on this checkpoint's codec; the rest is as in
+    ``load_language_model``. Raises ``CheckpointError``, also where the model only listens and where the listener reads
+    another codec.
     """
     from model_runtime.moshi import Moshi
     from model_runtime.text import TextTokenizer

@@ -15,14 +15,14 @@ from config.audio import FRAME_SAMPLES
 from model_runtime.engine.graph import StepGraphs
 from model_runtime.engine.model import AgentPrompt, Beginning, Past, Samples, SamplingOptions, StepOutput
 from model_runtime.errors import CheckpointError, ProtocolError
-from model_runtime.greeting import Greetings
+from model_runtime.greeting import Greetings, plan_text
 from model_runtime.listener import Listener
 from model_runtime.lm.delays import NOT_FORCED, UNGENERATED
 from model_runtime.moshi import Moshi
 from model_runtime.prompts import PersonaPrompts
 from model_runtime.resume import History, PreparedPrompt, begin, prepare_prompt
 from model_runtime.sampling import Sampling
-from model_runtime.speech_plan import Script, find_start, plan_speech
+from model_runtime.speech_plan import Script, find_start
 from model_runtime.text import TextTokenizer
 
 log = logging.getLogger(__name__)
@@ -91,8 +91,11 @@ class MoshiModel:
             self._last_text[slot] = int(history.rows[-1, 0])
 
     def force(self, slot: int, text: str) -> None:
-        """Let the slot say ``text`` as soon as it is between two words, and no longer wait; nothing if it is empty."""
-        self._scripts.setdefault(slot, Script()).add(plan_speech(text, self._tokenizer))
+        """Let the slot say ``text`` as soon as it is between two words, and no longer wait.
+
+        Nothing is said of an empty one, and of one with words that the model does not have.
+        """
+        self._scripts.setdefault(slot, Script()).add(plan_text(text, self._tokenizer))
 
     def step(self, audio: Samples, mask: NDArray[np.bool_]) -> StepOutput:
         """Advance the masked slots by ``audio``, ``int16 [B, 1920]``; tokens are ``int64 [B, 17]``."""

@@ -13,7 +13,7 @@ from config.load import default_path
 
 def test_a_right_file_is_counted() -> None:
     """A configuration without errors gives one line on what it holds, and exit code 0."""
-    assert check(default_path(), {}) == (f"{default_path()}: ok: 5 agents, 2 models, 5 routes, 0 trunks", 0)
+    assert check(default_path(), {}) == (f"{default_path()}: ok: 5 agents, 3 models, 5 routes, 0 trunks", 0)
 
 
 def test_a_wrong_file_gives_every_error(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_warnings_alone_are_right(tmp_path: Path) -> None:
     ("uri", "expected"),
     [
         ("sip:echo@host", "agent 'echo' answers, with model 'echo'"),
-        ("sip:100@host;transport=tcp", "agent 'front-desk' answers, with model 'tiny'"),
+        ("sip:100@host;transport=tcp", "agent 'front-desk' answers, with model 'front-desk'"),
         ("tel:+4930123", "called '+4930123', caller '200', no trunk"),
         ("sip:ec%68o@host", "agent 'echo' answers"),
     ],

@@ -80,7 +80,7 @@ def test_every_error_is_reported_at_once(write: Write) -> None:
         "got 10001",
         "denwa.yaml:7: sip.drain_s: must be a number of at least 0, e.g. 30.0; got '-1'",
         "denwa.yaml:9: models.big.checkpoint: kind moshi needs one: a folder, hf://owner/name, or "
-        "random:tiny to try the line",
+        "embedded:front-desk, Denwa's own",
         "denwa.yaml:9: models.big.workers[0]: must be ws://HOST:PORT or wss://HOST:PORT, e.g. ws://10.0.0.5:8300; "
         "got 'http://x'",
         "denwa.yaml:11: routes[0].agent: there is no agent 'defalt'; did you mean 'default'?",

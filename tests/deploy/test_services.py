@@ -56,7 +56,7 @@ def test_compose_fits_the_configuration() -> None:
     settings = load(COMPOSE / "denwa.yaml", environment())
     services = compose()["services"]
     worker = services["model"]["command"]
-    assert settings.models["tiny"].workers == [f"ws://{worker[worker.index('--listen') + 1]}"]
+    assert settings.models["front-desk"].workers == [f"ws://{worker[worker.index('--listen') + 1]}"]
     assert settings.models[worker[worker.index("--model") + 1]].token is not None
     scraped = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
     targets = [target for each in scraped for config in each["static_configs"] for target in config["targets"]]
