@@ -103,7 +103,8 @@ def test_a_published_voice_is_its_frames(
     """A voice file of embeddings and a token cache leaves the model as the frames that it was made of do."""
     frames, user = conversation
     config, before = moshi.lm.config, 5
-    embeddings = moshi.lm.embed(moshi.grid.read_columns(from_frames(frames[: before + 1], config).rows, 0))
+    columns = moshi.grid.read_columns(from_frames(frames[: before + 1], config).rows, 0)
+    embeddings = moshi.lm.embed(columns, moshi.lm.new_state(1), 0)
     cache = torch.full((1, 17, 4), -2)
     for stream, delay in enumerate(config.delays):
         for n in range(before + 1):
