@@ -1,10 +1,11 @@
-"""G.711 as bytes: a sample of 16 bits to a code and back, by tables (ITU-T G.711). Pure."""
+"""G.711 as bytes: a sample of 16 bits to a code and back, by tables of the laws' values (ITU-T G.711). Pure."""
 
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model_runtime.training.telephone import VALUES, Law
 from telephony.call import Frame
 
 Codec = Literal["PCMU", "PCMA"]
@@ -23,17 +24,12 @@ def encode(samples: Frame, codec: Codec) -> bytes:
     return codes[np.searchsorted(borders, samples)].tobytes()
 
 
-def _mu_law() -> NDArray[np.int16]:
-    code = ~np.arange(256) & 0xFF
-    magnitude = ((2 * (code & 15) + 33) << (code >> 4 & 7)) - 33  # of 14 bits
-    return (np.where(code & 0x80, -magnitude, magnitude) * 4).astype(np.int16)
-
-
-def _a_law() -> NDArray[np.int16]:
-    code = np.arange(256) ^ 0x55
-    segment, step = code >> 4 & 7, code & 15
-    magnitude = np.where(segment == 0, 2 * step + 1, (2 * step + 33) << np.maximum(segment - 1, 0))  # of 13 bits
-    return (np.where(code & 0x80, magnitude, -magnitude) * 8).astype(np.int16)
+def _decoded(law: Law) -> NDArray[np.int16]:
+    """The value of each code: codes go outwards from 0, on both sides."""
+    code = ~np.arange(256) & 0xFF if law == "mu" else np.arange(256) ^ 0x55
+    positive = (code & 0x80 == 0) if law == "mu" else (code & 0x80 != 0)
+    rank = np.where(positive, 128 + (code & 0x7F), 127 - (code & 0x7F))
+    return (VALUES[law][rank] * 32_768).astype(np.int16)
 
 
 def _nearest(table: NDArray[np.int16]) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
@@ -43,5 +39,5 @@ def _nearest(table: NDArray[np.int16]) -> tuple[NDArray[np.float64], NDArray[np.
     return (values[1:] + values[:-1]) / 2, order.astype(np.uint8)
 
 
-_DECODED: Final = {"PCMU": _mu_law(), "PCMA": _a_law()}
+_DECODED: Final = {"PCMU": _decoded("mu"), "PCMA": _decoded("a")}
 _NEAREST: Final = {codec: _nearest(table) for codec, table in _DECODED.items()}

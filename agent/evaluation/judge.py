@@ -10,10 +10,11 @@ from typing import Final
 
 from agent.evaluation.caller import Done
 from agent.evaluation.plan import Cue, Kind
-from agent.evaluation.replies import Replies, once, plain
+from agent.evaluation.replies import Replies, plain
 from agent.evaluation.schema import Control, Expectation, Suite
 from agent.evaluation.talk import Held
 from agent.evaluation.voice import Segments, joined, voiced
+from model_runtime.training.synthetic.script import once
 
 STOPPED_S: Final = 0.9
 """An agent that is silent so soon after the caller began has stopped for the caller."""

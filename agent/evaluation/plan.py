@@ -10,7 +10,7 @@ from typing import Final, Literal
 import numpy as np
 
 from agent.evaluation.replies import Replies
-from agent.evaluation.schema import NOTHING, Control, Expectation, Noise, Say, Seconds, Step, Suite, Turns, Utterance
+from agent.evaluation.schema import NOTHING, Control, Expectation, Interrupt, Noise, Say, Seconds, Step, Suite, Turns
 from config.audio import SAMPLE_RATE
 from model_runtime.errors import LocalModelError
 from model_runtime.training.augment import noise
@@ -127,15 +127,19 @@ class _Part:
             if said is not None:
                 last = all(each[1].silence or each[1].wait for each in steps[place + 1 :])
                 cue = self._turn(said, _room(following), last and (turns is None or turns.ending))
-                cue = replace(cue, kind="say" if step.say else "interrupt", left_s=getattr(said, "left_s", 0.0))
+                cue = replace(
+                    cue,
+                    kind="say" if step.say else "interrupt",
+                    left_s=said.left_s if isinstance(said, Interrupt) else 0.0,
+                )
                 self._interrupted = False
             else:
                 cue = self._other(step)
             yield replace(cue, step=number, expect=step.expect, until_s=turns.until_s if turns else None)
 
-    def _turn(self, said: Utterance, room_s: float, last: bool) -> Cue:
+    def _turn(self, said: Say | Interrupt, room_s: float, last: bool) -> Cue:
         """Something that wants an answer, one that takes ``room_s`` at least, and ends the call only as the last."""
-        after_s = self._time(said.after_s if isinstance(said, Say) else getattr(said, "after_s"))  # noqa: B009
+        after_s = self._time(said.after_s)
         if said.text is not None:
             return Cue("say", 0, after_s, self._speech(said.text), said.text, reply=said.reply)
         wording: Wording = said.wording or self._suite.wording

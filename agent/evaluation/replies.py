@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import Final
 
-from model_runtime.training.synthetic.script import World, bare, fill_slots
+from model_runtime.training.synthetic.script import World, bare, fill_slots, once
 from model_runtime.training.synthetic.speech import agent_speech
 
 _ALIKE: Final = 0.5
@@ -13,15 +13,6 @@ _NEARLY: Final = 0.34
 """Of the words of a sentence that may be wrong in one that was said as a whole."""
 _PLAIN_S: Final = 0.32
 """For each word of a reply that is none of the world's."""
-
-
-def once(words: Iterable[str]) -> list[str]:
-    """Words without those that repeat the one before."""
-    kept: list[str] = []
-    for word in words:
-        if not kept or kept[-1] != word:
-            kept.append(word)
-    return kept
 
 
 def plain(words: Iterable[str]) -> list[str]:

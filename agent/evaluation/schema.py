@@ -3,7 +3,7 @@
 YAML, read by suite.py. Immutable values; unknown keys are refused, units stand in the names.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -43,6 +43,7 @@ ScoreName = Literal[
 ]
 """What docs/evaluation.md explains, one by one."""
 
+_PROBES: Final[Mapping[str, Probe]] = {"interrupt": "interrupts", "backchannel": "backchannels", "noise": "noises"}
 _VERBS: Final = ("say", "interrupt", "backchannel", "noise", "silence", "wait", "dtmf", "turns")
 
 
@@ -300,7 +301,7 @@ class Suite(Section):
     @property
     def probe(self) -> Probe:
         """What is tested, and so what a control takes away."""
-        for verb, probe in (("interrupt", "interrupts"), ("backchannel", "backchannels"), ("noise", "noises")):
+        for verb, probe in _PROBES.items():
             if any(getattr(step, verb) is not None for step in self.steps):
-                return probe  # type: ignore[return-value]
+                return probe
         return "says" if self.line.echo is None else "echo"

@@ -5,7 +5,7 @@ runtime steps it, greedily. No barge-in, no echo, no sound: calls are judged by 
 process.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Final
@@ -18,7 +18,7 @@ from config.audio import FRAME_RATE, FRAME_S
 from model_runtime.lm.language_model import LanguageModel
 from model_runtime.text import TextTokenizer
 from model_runtime.training.samples import converse_with_all
-from model_runtime.training.synthetic.script import World, fill_slots
+from model_runtime.training.synthetic.script import World, fill_slots, once
 from model_runtime.training.synthetic.store import Store
 
 _GAP: Final = (6, 20)
@@ -132,7 +132,7 @@ def _judge(asked: Sequence[Asked], said: Sequence[list[tuple[int, str]]], world:
         greeting = [word for frame, word in words if frame < each.begins]
         answer = [(frame, word) for frame, word in words if frame >= each.begins]
         wanted = each.expected.split()
-        told = _once(word for _, word in answer)[:_TELLING] == _once(wanted)[:_TELLING]
+        told = once(word for _, word in answer)[:_TELLING] == once(wanted)[:_TELLING]
         counts["greeting"] += greeting == world.greeting.split()
         counts["intent"] += told
         counts["exact"] += [word for _, word in answer] == wanted
@@ -148,12 +148,3 @@ def _judge(asked: Sequence[Asked], said: Sequence[list[tuple[int, str]]], world:
         gap_s=float(np.median(gaps)) if gaps else float("nan"),
         by_intent={name: float(np.mean(each)) for name, each in sorted(right.items())},
     )
-
-
-def _once(words: Iterable[str]) -> list[str]:
-    """Words without those that repeat the one before."""
-    once: list[str] = []
-    for word in words:
-        if not once or once[-1] != word:
-            once.append(word)
-    return once

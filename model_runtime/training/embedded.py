@@ -96,7 +96,7 @@ _SECONDS: Final = {
     "recorded_hours": 165.0,
     "dialogue_steps": 1.8,
 }
-"""What one of each costs on one of two busy cores; docs/embedded-model.md has the machine."""
+"""What one of each took on one of two busy cores (docs/embedded-model.md); the voice's step is estimated."""
 
 
 @dataclass(frozen=True, slots=True)

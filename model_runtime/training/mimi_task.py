@@ -68,6 +68,13 @@ class MimiTask(Task[AudioBatch]):
             for part in (mimi.upsample, mimi.decoder_transformer, mimi.decoder):
                 part.requires_grad_(True)
 
+    def train(self, mode: bool = True) -> "MimiTask":
+        """As any module's; codebooks that are not trained never follow what they code."""
+        super().train(mode)
+        if self._settings.trained == "decoder":
+            self.coding.eval()
+        return self
+
     def weigh(self, batch: AudioBatch) -> Tensor:
         """1: batches are all of a size."""
         return torch.ones(1, dtype=torch.float64, device=batch.audio.device)
@@ -93,9 +100,7 @@ class MimiTask(Task[AudioBatch]):
         """Audio ``[B, 1, T * 1920]`` as it comes out, and what happened in between."""
         mimi = self.mimi
         latent = mimi.downsample.conv(mimi.encoder_transformer(mimi.encoder(audio)))  # [B, C, T]
-        coded = (
-            self.coding.eval()(latent, random) if self._settings.trained == "decoder" else self.coding(latent, random)
-        )
+        coded = self.coding(latent, random)
         x = mimi.decoder_transformer(mimi.upsample.convtr(coded.latent))
         return mimi.decoder(x), coded
 

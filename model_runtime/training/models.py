@@ -76,7 +76,7 @@ def _language_model(settings: ModelSettings, random: torch.Generator) -> Languag
             config = _with_delay(config, settings.acoustic_delay)
         lm = new_language_model(config, random)
     if settings.user_embeddings_from is not None:
-        mimi = load_mimi(settings.user_embeddings_from, codebooks=lm.config.n_q - lm.config.n_q // 2)
+        mimi = load_mimi(settings.user_embeddings_from, codebooks=lm.config.own_q)
         if settings.user_embeddings == "projected":
             project_codebooks(lm, mimi, None if settings.checkpoint is not None else random)
         else:
@@ -111,7 +111,7 @@ def embed_codebooks(lm: LanguageModel, mimi: Mimi, random: torch.Generator) -> N
     Centroids that are near stay near, so that unheard voices are not strange (reference/tiny.md, part C). The acoustic
     codes of a frame sum to its acoustic latent, as large as its semantic one. Rows of initial tokens stay.
     """
-    own = lm.config.n_q - lm.config.n_q // 2
+    own = lm.config.own_q
     quantizer = mimi.quantizer
     for chain, first in ((quantizer.rvq_first, 0), (quantizer.rvq_rest, 1)):
         books = chain.codebooks[: 1 if first == 0 else own - 1]

@@ -41,7 +41,7 @@ def project_codebooks(lm: LanguageModel, mimi: Mimi, random: torch.Generator | N
 
     With ``random`` the projections are new; without, those that come nearest to the tables as they are.
     """
-    own = lm.config.n_q - lm.config.n_q // 2
+    own = lm.config.own_q
     for chain, first in ((mimi.quantizer.rvq_first, 0), (mimi.quantizer.rvq_rest, 1)):
         books = torch.stack(
             [book.centroids for book in chain.codebooks[: 1 if first == 0 else own - 1]]

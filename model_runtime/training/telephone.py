@@ -4,6 +4,7 @@ ITU-T G.711 for the companding laws; the concealment repeats the last pitch peri
 Appendix I does.
 """
 
+from collections.abc import Mapping
 from typing import Final, Literal
 
 import numpy as np
@@ -38,7 +39,7 @@ def telephone(audio: Audio, law: Law, lost: NDArray[np.bool_] | None = None) -> 
 
 def g711(audio: Audio, law: Law) -> Audio:
     """``audio`` coded with 8 bits a sample and decoded again."""
-    table = _MU if law == "mu" else _A
+    table = VALUES[law]
     x = np.clip(audio, -1, 1).astype(np.float32)
     nearest: Audio = table[np.searchsorted((table[1:] + table[:-1]) / 2, x)]
     return nearest
@@ -135,5 +136,5 @@ def _both_signs(magnitude: NDArray[np.float64]) -> Audio:
     return np.concatenate([-magnitude[::-1], magnitude]).astype(np.float32)
 
 
-_MU: Final = _mu_values()
-_A: Final = _a_values()
+VALUES: Final[Mapping[Law, Audio]] = {"mu": _mu_values(), "a": _a_values()}
+"""The 256 values of each law, ``float32``, rising."""

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from model_runtime.worker.health import probe
 from tests.agent.evaluation.scripted import ANSWER
 from tests.peers.denwa import denwa, start
 from tests.peers.processes import end, free_port
+from tests.peers.workers import until_it_answers
 
 pytestmark = pytest.mark.peer("espeak-ng")
 
@@ -38,18 +38,11 @@ SUITE = {
 async def _worker(log: Path) -> AsyncIterator[str]:
     """A model that greets, stops when it is interrupted, and has one answer to everything; gives its URL."""
     port = free_port()
-    read = log.read_text
     process = await start(log, sys.executable, "-m", "tests.agent.evaluation.scripted", str(port))
     try:
-        async with asyncio.timeout(60):
-            while True:
-                assert process.returncode is None, read()
-                try:
-                    await probe(f"ws://127.0.0.1:{port}")
-                    break
-                except Exception:
-                    await asyncio.sleep(0.1)
-        yield f"ws://127.0.0.1:{port}"
+        url = f"ws://127.0.0.1:{port}"
+        await until_it_answers(url, process, log.read_text)
+        yield url
     finally:
         if process.returncode is None:
             process.kill()

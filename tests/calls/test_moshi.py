@@ -14,7 +14,6 @@ import pytest
 
 from config.schema import ModelSettings
 from model_runtime.engine.model import SamplingOptions
-from model_runtime.worker.health import probe
 from model_runtime.worker.models import load_model
 from telephony.resample import Resampler
 from tests.peers import audio
@@ -22,6 +21,7 @@ from tests.peers.audio import Match, Samples
 from tests.peers.baresip import baresip
 from tests.peers.denwa import AGENTS, denwa, start, write_config
 from tests.peers.processes import end, free_port
+from tests.peers.workers import until_it_answers
 
 pytestmark = pytest.mark.peer("baresip")
 
@@ -75,15 +75,9 @@ async def _worker(folder: Path) -> AsyncIterator[str]:
     dump = ("--dump", str(folder / "dump"))
     process = await start(home / "log", sys.executable, "-m", "agent.cli", *command, *dump)
     try:
-        async with asyncio.timeout(60):
-            while True:
-                assert process.returncode is None, (home / "log").read_text()
-                try:
-                    await probe(f"ws://127.0.0.1:{port}")
-                    break
-                except Exception:
-                    await asyncio.sleep(0.1)
-        yield f"ws://127.0.0.1:{port}"
+        url = f"ws://127.0.0.1:{port}"
+        await until_it_answers(url, process, (home / "log").read_text)
+        yield url
     finally:
         if process.returncode is None:
             process.terminate()

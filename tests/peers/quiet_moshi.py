@@ -8,7 +8,6 @@ Unrealistic in that a trained model answers the caller.
 import asyncio
 import dataclasses
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,11 +17,10 @@ from numpy.typing import NDArray
 
 from config.schema import ModelSettings
 from model_runtime.engine.model import Beginning, Model, Samples, SamplingOptions, StepOutput
-from model_runtime.errors import ModelLost
 from model_runtime.worker import serve
-from model_runtime.worker.client import probe
 from model_runtime.worker.models import load_model
 from tests.peers.processes import end, free_port
+from tests.peers.workers import until_it_answers
 
 ROOT = Path(__file__).parents[2]
 START_S = 60.0
@@ -72,25 +70,12 @@ async def quiet_moshi(slots: int, log: Path) -> AsyncIterator[str]:
         )
     try:
         url = f"ws://127.0.0.1:{port}"
-        await _up(url, process, log)
+        await until_it_answers(url, process, log.read_text)
         yield url
     finally:
         if process.returncode is None:
             process.kill()
         await end(process)
-
-
-async def _up(url: str, process: asyncio.subprocess.Process, log: Path) -> None:
-    until = time.monotonic() + START_S
-    while True:
-        try:
-            await probe(url)
-        except ModelLost:
-            if process.returncode is not None or time.monotonic() > until:
-                raise AssertionError(await asyncio.to_thread(log.read_text)) from None
-            await asyncio.sleep(0.1)
-        else:
-            return
 
 
 def _reticent(sampling: SamplingOptions) -> SamplingOptions:

@@ -23,11 +23,11 @@ from config.audio import FRAME_SAMPLES, SAMPLE_RATE
 from model_runtime.engine.engine import Engine
 from model_runtime.engine.model import Beginning, Samples, SamplingOptions, StepOutput
 from model_runtime.worker.app import Worker, create_app
-from model_runtime.worker.health import probe
 from model_runtime.worker.protocol import MAX_OPEN_BYTES
 from tests.peers.audio import tone
 from tests.peers.denwa import ROOT
 from tests.peers.processes import end, free_port
+from tests.peers.workers import until_it_answers
 
 SLOTS: Final = 4
 TONE_S: Final = 0.06
@@ -104,15 +104,9 @@ async def scripted_worker() -> AsyncIterator[str]:
         *(sys.executable, "-m", "tests.peers.scripted_worker", "--listen", f"127.0.0.1:{port}"), cwd=ROOT
     )
     try:
-        async with asyncio.timeout(30):
-            while True:
-                assert process.returncode is None, "the scripted worker does not start"
-                try:
-                    await probe(f"ws://127.0.0.1:{port}")
-                    break
-                except Exception:
-                    await asyncio.sleep(0.1)
-        yield f"ws://127.0.0.1:{port}"
+        url = f"ws://127.0.0.1:{port}"
+        await until_it_answers(url, process, lambda: "the scripted worker does not start")
+        yield url
     finally:
         if process.returncode is None:
             process.terminate()

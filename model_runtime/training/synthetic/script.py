@@ -1,6 +1,6 @@
 """A world: what callers ask and in which words, and what the agent answers. Read from YAML; pure otherwise."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -224,6 +224,15 @@ def fill_slots(say: str, slots: Mapping[str, str]) -> str:
 def bare(word: str) -> str:
     """A word without punctuation around it."""
     return word.strip(",.?!").lower()
+
+
+def once(words: Iterable[str]) -> list[str]:
+    """Words without those that repeat the one before."""
+    kept: list[str] = []
+    for word in words:
+        if not kept or kept[-1] != word:
+            kept.append(word)
+    return kept
 
 
 def _world(about: dict[str, Any]) -> World:

@@ -12,7 +12,9 @@ from model_runtime.checkpoint import load_moshi
 from model_runtime.text import PAD
 from model_runtime.training.chain import ChainError
 from model_runtime.training.embedded import EmbeddedStages, Recipe, train_embedded
+from model_runtime.training.listening import ListeningTask
 from model_runtime.training.log import read_rows
+from model_runtime.training.mimi_task import MimiTask
 from model_runtime.training.models import make_task
 from model_runtime.training.stages import Stage, read_stage
 from model_runtime.training.synthetic.script import World
@@ -103,8 +105,10 @@ def test_the_stages_fit_the_front_desk() -> None:
         assert (stage.listening.words, stage.listening.intents) == (len(world.caller_words), len(world.intents))
     model = replace(files.hearing.model, user_embeddings_from=None)
     assert model.shape["text_card"] == 4 + len(world.agent_words)
-    lm = make_task(replace(files.hearing, model=model)).lm  # type: ignore[union-attr,operator]
-    mimi = make_task(read_stage(Path("mimi_small"))).mimi  # type: ignore[union-attr,operator]
-    sizes = [sum(each.numel() for each in module.state_dict().values()) for module in (lm, mimi)]
+    listening, codec = make_task(replace(files.hearing, model=model)), make_task(read_stage(Path("mimi_small")))
+    assert isinstance(listening, ListeningTask)
+    assert isinstance(codec, MimiTask)
+    lm = listening.lm
+    sizes = [sum(each.numel() for each in module.state_dict().values()) for module in (lm, codec.mimi)]
     assert 2 * sizes[0] + 4 * sizes[1] < 28e6
     assert lm.config.delays == (0, *(0, 1, 1, 1, 1, 1, 1, 1) * 2)

@@ -10,7 +10,7 @@ from model_runtime.training.batch import Batch
 from model_runtime.training.batches import HeardBatch
 from model_runtime.training.distributed import Place
 from model_runtime.training.export import language_model_keys
-from model_runtime.training.listening import ListeningSettings
+from model_runtime.training.listening import ListeningSettings, ListeningTask
 from model_runtime.training.log import read_rows
 from model_runtime.training.models import make_task
 from model_runtime.training.optimizers import OptimizerSettings
@@ -68,7 +68,9 @@ def test_the_caller_alone_is_heard_first(tmp_path: Path) -> None:
     shape = {**language_model_keys(SMALL_LM), "user_convolutions": [1, 2]}
     caller = ListeningSettings(words=64, intents=4, at="caller")
     stage = replace(STAGE, model=ModelSettings(shape=shape), listening=caller)
-    before = {name: each.clone() for name, each in make_task(stage).lm.state_dict().items()}  # type: ignore[union-attr,operator]
+    task = make_task(stage)
+    assert isinstance(task, ListeningTask)
+    before = {name: each.clone() for name, each in task.lm.state_dict().items()}
 
     def data(stage: Stage, place: Place) -> Data[HeardBatch]:
         return Data(ToySource(lambda seed: heard(seed, tokens=False)))
